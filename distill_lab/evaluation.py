@@ -1,0 +1,448 @@
+"""Measure a classifier: quality, cost, and how sure one may be of a difference.
+
+All intervals are 95 %. Over three or more seeds they are Student's t intervals of the mean;
+with fewer they are percentile bootstraps over test *groups* (articles), because examples of one
+group are not independent. Each says which it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+from tqdm.auto import tqdm
+
+from distill_lab.devices import autocast, pick_device, pick_dtype, synchronize
+from distill_lab.knowledge import model_inputs, observe
+from distill_lab.models import count_bytes, count_parameters
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from distill_lab.tasks import Task
+
+BINS = 15
+SEEDS_FOR_INTERVAL = 3
+RESAMPLES = 2000
+
+
+# --- quality -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A classifier's predictions on a split, and what they are worth.
+
+    Attributes:
+        ids: Example ids, in the split's order.
+        groups: The group (article) of each example.
+        labels: True classes, int64 [examples].
+        probabilities: float64 [examples, classes].
+    """
+
+    ids: list[str]
+    groups: list[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """Most probable class of each example, [examples]."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples classified rightly."""
+        return accuracy_and_macro_f1(self.probabilities, self.labels)["accuracy"]
+
+    @property
+    def macro_f1(self) -> float:
+        """Unweighted mean of the classes' F1."""
+        return accuracy_and_macro_f1(self.probabilities, self.labels)["macro_f1"]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error over 15 equal-width bins."""
+        return expected_calibration_error(self.probabilities, self.labels)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    task: Task,
+    processor: Any,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    dtype: str = "float32",
+    batch_size: int = 64,
+    what: str = "evaluating",
+) -> Evaluation:
+    """Predict every example of a split.
+
+    Args:
+        model: A classifier of the task's classes; it is put in evaluation mode.
+        task: Gives the examples.
+        processor: The model's tokenizer.
+        split: Which split; its rows are labelled.
+        device: ``auto | cpu | cuda | mps``.
+        dtype: Of autocast; float32 computes exactly as written.
+        batch_size: Examples in a batch.
+        what: Said by the progress bar.
+    """
+    data = task.encode(split, processor)
+    place = pick_device(device)
+    logits = predict_logits(
+        model.to(place),
+        data,
+        task.collator(processor),
+        dtype=pick_dtype(place, dtype),
+        batch_size=batch_size,
+        what=what,
+    )
+    return Evaluation(
+        ids=data["id"][:],
+        groups=data["group"][:],
+        labels=np.asarray(data["label"][:], dtype=np.int64),
+        probabilities=logits.double().softmax(-1).numpy(),
+    )
+
+
+@torch.no_grad()
+def predict_logits(
+    model: PreTrainedModel,
+    data: Any,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 64,
+    what: str = "evaluating",
+) -> torch.Tensor:
+    """Give the logits of encoded rows, float32 [examples, classes], in the rows' order.
+
+    Rows go through sorted by length where they have one, so that little is computed on padding.
+    """
+    model.eval()
+    lengths = np.asarray(data["length"][:] if "length" in data.column_names else [0] * len(data))
+    order = np.argsort(-lengths, kind="stable")
+    parts = []
+    with tqdm(total=len(order), desc=what, unit="example", leave=False) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = _to(collate(data.select(rows).to_list()), model.device)
+            with autocast(model.device, dtype):
+                parts.append(observe(model, batch)["logits"].float().cpu())
+            bar.update(len(rows))
+    logits = torch.cat(parts)
+    out = torch.empty_like(logits)
+    out[torch.from_numpy(order)] = logits
+    return out
+
+
+def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def accuracy_and_macro_f1(scores: Any, labels: Any) -> dict[str, float]:
+    """Accuracy, and the mean of the classes' F1, of the class with the highest score.
+
+    A class that is neither there nor predicted has F1 0.
+
+    Args:
+        scores: Logits or probabilities, [examples, classes].
+        labels: True classes, [examples].
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    predicted = scores.argmax(1)
+    classes = np.arange(scores.shape[1])
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(
+            f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)
+        ),
+    }
+
+
+def reliability(probabilities: Any, labels: Any, bins: int = BINS) -> dict[str, list[float]]:
+    """Group predictions by confidence into equal-width bins (a, b] over (0, 1].
+
+    Args:
+        probabilities: [examples, classes].
+        labels: True classes, [examples].
+
+    Returns:
+        Lists of length ``bins``: ``lower`` and ``upper`` edge, ``count``, and mean ``confidence``
+        and ``accuracy`` (0 where a bin is empty). Guo et al. 2017, arXiv:1706.04599, §2.
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(which, minlength=bins)
+    some = np.maximum(count, 1)
+    return {
+        "lower": edges[:-1].tolist(),
+        "upper": edges[1:].tolist(),
+        "count": count.tolist(),
+        "confidence": (np.bincount(which, confidence, minlength=bins) / some).tolist(),
+        "accuracy": (np.bincount(which, right, minlength=bins) / some).tolist(),
+    }
+
+
+def expected_calibration_error(probabilities: Any, labels: Any, bins: int = BINS) -> float:
+    """Mean |accuracy − confidence| over bins, weighted by their counts (Guo et al. 2017, eq. 3)."""
+    r = reliability(probabilities, labels, bins)
+    count, confidence, right = (np.asarray(r[k]) for k in ("count", "confidence", "accuracy"))
+    return float((count * np.abs(right - confidence)).sum() / count.sum())
+
+
+def agreement(one: Evaluation, other: Evaluation) -> float:
+    """Share of examples to which two classifiers give the same class, right or wrong."""
+    return float((one.predictions == other.predictions).mean())
+
+
+def class_similarity(evaluation: Evaluation, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Mean probability of each class (column) on the examples of each true class (row).
+
+    Off the diagonal stands what hard labels do not say: which classes the teacher finds alike.
+
+    Args:
+        temperature: At which the probabilities are softened first.
+
+    Returns:
+        [classes, classes]; a row sums to 1, or is 0 where a class has no example.
+    """
+    logits = np.log(np.maximum(evaluation.probabilities, 1e-300)) / temperature
+    softened = np.exp(logits - logits.max(1, keepdims=True))
+    softened /= softened.sum(1, keepdims=True)
+    classes = softened.shape[1]
+    sums = np.zeros((classes, classes))
+    np.add.at(sums, evaluation.labels, softened)
+    counts = np.bincount(evaluation.labels, minlength=classes)
+    return sums / np.maximum(counts, 1)[:, None]
+
+
+# --- intervals ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval; ``kind`` is ``seeds`` or ``articles`` (groups)."""
+
+    mean: float
+    low: float
+    high: float
+    kind: str
+
+    def as_dict(self) -> dict[str, float]:
+        """Give ``{mean, low, high}``."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def seeds_interval(values: Sequence[float]) -> Interval:
+    """Student's t interval of the mean over seeds; needs two values or more."""
+    mean = float(np.mean(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return Interval(mean, float(mean - half), float(mean + half), "seeds")
+
+
+def group_confusions(evaluation: Evaluation) -> NDArray[np.int64]:
+    """Confusion matrix of each group: [groups, true classes, predicted classes]."""
+    _, group = np.unique(evaluation.groups, return_inverse=True)
+    classes = evaluation.probabilities.shape[1]
+    counts = np.zeros((group.max() + 1, classes, classes), dtype=np.int64)
+    np.add.at(counts, (group, evaluation.labels, evaluation.predictions), 1)
+    return counts
+
+
+def confusion_metrics(confusions: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Accuracy and macro-F1 of confusion matrices [..., true, predicted] → [...]."""
+    right = np.diagonal(confusions, axis1=-2, axis2=-1)
+    wrong = confusions.sum(-1) + confusions.sum(-2) - 2 * right  # false + missed, a class
+    f1 = 2 * right / np.maximum(2 * right + wrong, 1)
+    return {"accuracy": right.sum(-1) / confusions.sum((-1, -2)), "macro_f1": f1.mean(-1)}
+
+
+def bootstrap_weights(groups: int, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.int64]:
+    """How often each group is drawn in each resample of all groups: [resamples, groups]."""
+    random = np.random.default_rng(seed)
+    return random.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+
+
+def metric_intervals(runs: Sequence[Evaluation]) -> dict[str, Interval]:
+    """Intervals of the mean accuracy and macro-F1 of one kind of model over its seeds."""
+    points = {
+        name: [getattr(run, name) for run in runs] for name in ("accuracy", "macro_f1")
+    }
+    if len(runs) >= SEEDS_FOR_INTERVAL:
+        return {name: seeds_interval(values) for name, values in points.items()}
+    resampled = [_resampled(run) for run in runs]
+    return {
+        name: _percentiles(float(np.mean(values)), np.mean([r[name] for r in resampled], axis=0))
+        for name, values in points.items()
+    }
+
+
+def gain(ours: Sequence[Evaluation], baseline: Sequence[Evaluation]) -> Interval:
+    """Difference of accuracy in percentage points, paired by seed, or by article.
+
+    Raises:
+        ValueError: The two have not the same number of runs.
+    """
+    pairs = list(zip(ours, baseline, strict=True))
+    differences = [100 * (a.accuracy - b.accuracy) for a, b in pairs]
+    if len(pairs) >= SEEDS_FOR_INTERVAL:
+        return seeds_interval(differences)
+    # The same resample of articles for both, so that what makes an article easy cancels.
+    resampled = [_resampled(a)["accuracy"] - _resampled(b)["accuracy"] for a, b in pairs]
+    return _percentiles(float(np.mean(differences)), 100 * np.mean(resampled, axis=0))
+
+
+def _resampled(run: Evaluation) -> dict[str, NDArray[np.float64]]:
+    confusions = group_confusions(run)
+    weights = bootstrap_weights(len(confusions))
+    return confusion_metrics(np.tensordot(weights, confusions, axes=1))
+
+
+def _percentiles(mean: float, values: NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(mean, float(low), float(high), "articles")
+
+
+# --- cost --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: parameters, bytes of its weights, speed in eager float32.
+
+    Attributes:
+        throughput: Examples a second at batch 32.
+        latency_ms: ``p50`` and ``p95`` of one example, in milliseconds.
+    """
+
+    parameters: int
+    bytes: int
+    throughput: float
+    latency_ms: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the fields as the report holds them."""
+        return dict(vars(self))
+
+
+@torch.no_grad()
+def measure_cost(
+    model: PreTrainedModel,
+    data: Any,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    *,
+    batch_size: int = 32,
+    examples: int = 320,
+    repeats: int = 5,
+) -> Cost:
+    """Measure a model's speed on encoded rows, tokenising and padding not counted.
+
+    Batches hold the rows as they come, padded to the longest of the batch, the same for every
+    model; the model is run once over them to warm up, then ``repeats`` times, and the median
+    counts.
+    """
+    model = model.float().eval()
+    rows = data.select(range(min(examples, len(data)))).to_list()
+    batches = [
+        model_inputs(_to(collate(rows[k : k + batch_size]), model.device))
+        for k in range(0, len(rows), batch_size)
+    ]
+    singles = [model_inputs(_to(collate([row]), model.device)) for row in rows[:100]]
+    seconds = [sum(_seconds(model, batch) for batch in batches) for _ in range(repeats + 1)][1:]
+    for single in singles[:10]:
+        _seconds(model, single)
+    latency = [1000 * _seconds(model, single) for single in singles]
+    return Cost(
+        parameters=count_parameters(model),
+        bytes=count_bytes(model),
+        throughput=len(rows) / float(np.median(seconds)),
+        latency_ms={
+            "p50": float(np.percentile(latency, 50)),
+            "p95": float(np.percentile(latency, 95)),
+        },
+    )
+
+
+def _seconds(model: PreTrainedModel, inputs: dict[str, Any]) -> float:
+    synchronize(model.device)
+    start = time.perf_counter()
+    model(**inputs)
+    synchronize(model.device)
+    return time.perf_counter() - start
+
+
+# --- the comparison ----------------------------------------------------------------------------
+
+
+def compare(
+    teacher: Evaluation,
+    students: Mapping[str, Sequence[Evaluation]],
+    teacher_cost: Cost,
+    student_cost: Mapping[str, Cost],
+) -> dict[str, Any]:
+    """Put teacher and students side by side, as ``report.json`` holds it.
+
+    Args:
+        teacher: On the test split.
+        students: ``hard_labels``, ``label_smoothing``, ``distilled_same_data`` and ``distilled``,
+            each its runs, one a seed, on the same split.
+        teacher_cost: Of the teacher.
+        student_cost: Of each kind of student.
+
+    Returns:
+        ``teacher``, ``students``, ``retention``, ``compression``, ``speedup``,
+        ``gain_over_hard_labels``, ``gain_with_transfer``.
+    """
+    best, cost = students["distilled"], student_cost["distilled"]
+    mean = {
+        name: float(np.mean([getattr(run, name) for run in best]))
+        for name in ("accuracy", "macro_f1")
+    }
+    latency = teacher_cost.latency_ms["p50"] / cost.latency_ms["p50"]
+    hard = students["hard_labels"]
+    return {
+        "teacher": _quality(teacher) | teacher_cost.as_dict(),
+        "students": {
+            name: _student(runs, teacher) | student_cost[name].as_dict()
+            for name, runs in students.items()
+        },
+        "retention": {name: mean[name] / getattr(teacher, name) for name in mean},
+        "compression": {
+            "parameters": teacher_cost.parameters / cost.parameters,
+            "bytes": teacher_cost.bytes / cost.bytes,
+        },
+        "speedup": {"throughput": cost.throughput / teacher_cost.throughput, "latency": latency},
+        "gain_over_hard_labels": gain(students["distilled_same_data"], hard).as_dict(),
+        "gain_with_transfer": gain(best, hard).as_dict(),
+    }
+
+
+def _quality(evaluation: Evaluation) -> dict[str, float]:
+    return {name: getattr(evaluation, name) for name in ("accuracy", "macro_f1", "ece")}
+
+
+def _student(runs: Sequence[Evaluation], teacher: Evaluation) -> dict[str, Any]:
+    intervals = metric_intervals(runs)
+    return {
+        "seeds": list(range(len(runs))),
+        "interval": intervals["accuracy"].kind,
+        **{
+            name: interval.as_dict() | {"values": [getattr(run, name) for run in runs]}
+            for name, interval in intervals.items()
+        },
+        "ece": float(np.mean([run.ece for run in runs])),
+        "agreement": float(np.mean([agreement(run, teacher) for run in runs])),
+    }

@@ -1,0 +1,77 @@
+"""Write whole files or none: to a temporary name first, then rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distill_lab.errors import UserError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it when the block ends well, else delete it.
+
+    What is written may be a file or a folder; a folder that was there is replaced.
+
+    Raises:
+        UserError: The disk is full, or the place may not be written.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    with told_as_user_error(path):
+        _remove(temporary)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if path.is_dir():
+                _remove(path)
+            temporary.replace(path)
+        finally:
+            _remove(temporary)
+
+
+@contextmanager
+def told_as_user_error(path: Path) -> Iterator[None]:
+    """Tell a full disk, or a place that may not be written, in one line.
+
+    Libraries wrap the operating system's error in their own (safetensors, torch), so the words
+    are looked at too.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            raise UserError(
+                f"the disk is full: {path} was not written; free some space and repeat"
+            ) from error
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            what = os.strerror(number)
+            raise UserError(f"{path} cannot be written ({what}); choose another folder") from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with two spaces of indent, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

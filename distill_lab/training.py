@@ -1,0 +1,726 @@
+"""Train a teacher or a student: one objective, one trainer.
+
+``fine_tune`` trains on hard labels, ``distill`` on a teacher's knowledge; both run
+``transformers.Trainer`` with a seeded length-bucketing sampler, choose the best epoch on the
+validation split, and go on exactly where they were interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from tqdm.auto import tqdm
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from distill_lab import losses
+from distill_lab.devices import pick_device, pick_dtype
+from distill_lab.errors import UserError
+from distill_lab.files import told_as_user_error
+from distill_lab.knowledge import (
+    PREFIX,
+    Knowledge,
+    KnowledgeStore,
+    LiveTeacher,
+    check_apart,
+    observe,
+    token_mask,
+)
+from distill_lab.models import even_layer_map, width
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from distill_lab.tasks import Task
+
+TERMS = ("soft", "hard", "hidden_states", "attention", "relations")
+
+
+# --- what is minimised -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student minimises: α · soft + (1 − α) · hard + weighted intermediate terms.
+
+    Attributes:
+        alpha: Weight of the soft targets, T² · KL(teacher ‖ student); 1 = soft only, 0 = hard
+            labels only (then no teacher is asked for logits).
+        temperature: T of the soft targets.
+        label_smoothing: ε of the hard term (Szegedy et al. 2016, §7).
+        hidden_states: Weight of the mean squared error between the mapped layers' outputs, the
+            student's through a learned linear projection (TinyBERT: Jiao et al. 2020, §3.1).
+        attention: Weight of KL(teacher ‖ student) between the mapped blocks' attention maps
+            (MiniLM: Wang et al. 2020, §3.1).
+        relations: Weight of the Q-Q, K-K and V-V relations of the last mapped block, averaged
+            over the three (MiniLMv2: Wang et al. 2021, §3.2).
+        layer_map: student layer → teacher layer; evenly spread when empty.
+    """
+
+    alpha: float = 1.0
+    temperature: float = 2.0
+    label_smoothing: float = 0.0
+    hidden_states: float = 0.0
+    attention: float = 0.0
+    relations: float = 0.0
+    layer_map: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.alpha <= 1.0:
+            raise UserError(f"alpha is {self.alpha}; expected 0 (hard labels) to 1 (soft targets)")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"temperature is {self.temperature}; expected a number above 0")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UserError(f"label smoothing is {self.label_smoothing}; expected 0 up to 1")
+        for name in ("hidden_states", "attention", "relations"):
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise UserError(f"the weight of {name} is {weight}; expected 0 or more")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term asks for a teacher's knowledge."""
+        return bool(self.alpha or self.hidden_states or self.attention or self.relations)
+
+    def mapped(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
+        """Fill in the layer map (evenly spread) where an intermediate term needs one."""
+        if self.layer_map or not (self.hidden_states or self.attention or self.relations):
+            return self
+        return replace(self, layer_map=even_layer_map(student, teacher))
+
+    def features(self, side: str = "teacher") -> tuple[str, ...]:
+        """Names of the features this objective reads on the ``teacher`` or ``student`` side."""
+        pairs = self.pairs()
+        layers = [t if side == "teacher" else s for s, t in pairs]
+        wanted = ["logits"]
+        if self.hidden_states:
+            wanted += [f"hidden_states.{layer}" for layer in layers]
+        blocks = [layer for layer in layers if layer != "embeddings"]
+        if self.attention:
+            wanted += [f"attentions.{layer}" for layer in blocks]
+        if self.relations:
+            wanted += [f"{kind}.{blocks[-1]}" for kind in ("query", "key", "value")]
+        return tuple(wanted)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Mapped layers, from the lowest to the highest of the student."""
+        return sorted(self.layer_map.items(), key=lambda pair: _layer_order(pair[0]))
+
+
+def _layer_order(name: str) -> int:
+    return -1 if name == "embeddings" else int(name.rpartition(".")[2])
+
+
+def parse_objective(text: str, *, alpha: float = 1.0, temperature: float = 2.0) -> Objective:
+    """Read ``"soft"`` or ``"soft+hidden_states=0.5+relations=1"``; a weight left out is 1.
+
+    Raises:
+        UserError: A term is unknown, given twice, or its weight is no number.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split("+"):
+        name, given, value = part.strip().replace("-", "_").partition("=")
+        name = {"hidden": "hidden_states", "attentions": "attention"}.get(name, name)
+        if name not in ("soft", "hidden_states", "attention", "relations") or name in weights:
+            raise UserError(
+                f"objective {text!r}: {part.strip()!r} is unknown or repeated; expected soft, with "
+                "any of hidden_states, attention, relations added, as in "
+                "soft+hidden_states=0.5+relations=1"
+            )
+        try:
+            weights[name] = float(value) if given else 1.0
+        except ValueError:
+            raise UserError(f"objective {text!r}: the weight {value!r} is no number") from None
+    if weights.pop("soft", None) not in (1.0, None):
+        raise UserError("the soft targets' weight is --alpha; give soft without a number")
+    if "soft" not in text:
+        alpha = 0.0
+    return Objective(alpha=alpha, temperature=temperature, **weights)
+
+
+class DistillationModel(nn.Module):
+    """A student and all that is learned beside it, in one module.
+
+    So DistributedDataParallel, checkpoints and resume see the projections; only ``student`` is
+    the result.
+
+    Args:
+        student: The model to train.
+        objective: With its layer map filled in.
+        teacher_width: Of the teacher's hidden states, where they are distilled.
+    """
+
+    def __init__(
+        self, student: PreTrainedModel, objective: Objective, teacher_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = objective
+        self.projections = nn.ModuleDict()
+        if objective.hidden_states:
+            if teacher_width is None:
+                raise ValueError("hidden states are distilled: teacher_width must be given")
+            for layer, _ in objective.pairs():
+                self.projections[layer.replace(".", "_")] = nn.Linear(width(student), teacher_width)
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Give ``loss`` (scalar), ``logits`` [batch, classes], and each term under its name."""
+        if not self.training:
+            return {"logits": observe(self.student, batch)["logits"]}
+        found = observe(self.student, batch, self.objective.features("student"))
+        terms = self._terms(found, batch)
+        weights = self._weights()
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": loss, "logits": found["logits"], **terms}
+
+    def _weights(self) -> dict[str, float]:
+        o = self.objective
+        return {
+            "soft": o.alpha,
+            "hard": 1.0 - o.alpha,
+            "hidden_states": o.hidden_states,
+            "attention": o.attention,
+            "relations": o.relations,
+        }
+
+    def _terms(self, found: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        o = self.objective
+        logits = found["logits"]
+        terms: dict[str, Tensor] = {}
+        if o.alpha > 0:
+            terms["soft"] = losses.distillation_loss(
+                logits, batch[PREFIX + "logits"], temperature=o.temperature, alpha=1.0
+            )
+        if o.alpha < 1:
+            terms["hard"] = losses.cross_entropy(
+                logits, batch["labels"], label_smoothing=o.label_smoothing
+            )
+        if o.hidden_states:
+            terms["hidden_states"] = self._mean(found, batch, "hidden_states")
+        if o.attention:
+            terms["attention"] = self._mean(found, batch, "attentions")
+        if o.relations:
+            terms["relations"] = self._relations(found, batch)
+        return terms
+
+    def _mean(self, found: Mapping[str, Tensor], batch: Mapping[str, Any], kind: str) -> Tensor:
+        """Mean of a loss over the mapped layers."""
+        values = []
+        for ours, theirs in self.objective.pairs():
+            if f"{kind}.{ours}" not in found:
+                continue
+            student, teacher = found[f"{kind}.{ours}"], batch[f"{PREFIX}{kind}.{theirs}"]
+            if kind == "attentions":
+                mask = token_mask(batch, student[:, 0])
+                values.append(losses.attention_loss(student, teacher, mask=mask))
+            else:
+                projection = self.projections[ours.replace(".", "_")]
+                mask = token_mask(batch, student)
+                values.append(
+                    losses.hidden_state_loss(student, teacher, mask=mask, projection=projection)
+                )
+        return torch.stack(values).mean()
+
+    def _relations(self, found: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
+        ours, theirs = [p for p in self.objective.pairs() if p[0] != "embeddings"][-1]
+        values = []
+        for kind in ("query", "key", "value"):
+            student, teacher = found[f"{kind}.{ours}"], batch[f"{PREFIX}{kind}.{theirs}"]
+            values.append(
+                losses.relation_loss(
+                    student,
+                    teacher,
+                    mask=token_mask(batch, student),
+                    heads=relation_heads(student.shape[-1], teacher.shape[-1]),
+                )
+            )
+        return torch.stack(values).mean()
+
+
+def relation_heads(student_width: int, teacher_width: int, at_most: int = 12) -> int:
+    """Give the largest number of relation heads, up to ``at_most``, that divides both widths."""
+    common = math.gcd(student_width, teacher_width)
+    return max(heads for heads in range(1, at_most + 1) if common % heads == 0)
+
+
+# --- how it is minimised -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and where to train.
+
+    Attributes:
+        epochs: Passes over the data.
+        learning_rate: Peak of AdamW's rate; it rises for ``warmup`` of all steps, then falls to 0
+            in a line.
+        batch_size: Examples a step and process.
+        seed: Draws batches and dropout.
+        device: ``auto | cpu | cuda | mps``.
+        dtype: Of autocast: ``auto`` (bfloat16 where that is faster), ``float32``, ``bfloat16``.
+        checkpoint_every: Steps between checkpoints; there is one after each epoch too.
+        max_steps: Stop after so many steps whatever ``epochs`` says; -1: do not.
+    """
+
+    epochs: float = 2
+    learning_rate: float = 2e-3
+    batch_size: int = 32
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    checkpoint_every: int = 200
+    max_steps: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate", "batch_size", "checkpoint_every"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise UserError(f"{name.replace('_', ' ')} is {value}; expected a number above 0")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training did.
+
+    Attributes:
+        steps: Optimizer steps.
+        seconds: Wall-clock seconds, over all of its runs if it was interrupted.
+        epochs: A record an epoch: ``epoch``, ``macro_f1`` and ``accuracy`` on validation.
+        best_epoch: The epoch whose weights were kept.
+        curve: ``(step, loss)`` as logged, the mean since the last.
+    """
+
+    steps: int
+    seconds: float
+    epochs: list[dict[str, float]]
+    best_epoch: float
+    curve: list[tuple[int, float]]
+
+
+class LengthBucketSampler(Sampler[int]):
+    """Yield all indices in batches of similar length, drawn anew each epoch from the seed.
+
+    Indices are shuffled, cut into pools of ``pool`` batches, sorted by length inside a pool, cut
+    into batches, and the batches shuffled; a last, smaller batch stays last. The order depends on
+    the seed and the epoch only, so that a resumed run sees the same batches. (Krell et al. and
+    others; the Trainer's own length grouping draws from a generator that no seed reaches.)
+    """
+
+    def __init__(
+        self, lengths: list[int], batch_size: int, *, seed: int = 0, pool: int = 50
+    ) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.pool = pool * batch_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is yielded next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths))
+        pools = [order[k : k + self.pool] for k in range(0, len(order), self.pool)]
+        order = np.concatenate([p[np.argsort(self.lengths[p], kind="stable")] for p in pools])
+        batches = [order[k : k + self.batch_size] for k in range(0, len(order), self.batch_size)]
+        short = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        random.shuffle(batches)
+        for batch in (*batches, *short):
+            yield from batch.tolist()
+
+
+class DistillationTrainer(Trainer):
+    """``transformers.Trainer`` for a ``DistillationModel``: asks for knowledge, stops at NaN.
+
+    Args:
+        knowledge: Live or stored; None for hard labels alone.
+    """
+
+    def __init__(self, *args: Any, knowledge: Knowledge | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.knowledge = knowledge
+        # The losses are means over the batch already; the Trainer must not divide again.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Add the teacher's features to the batch and give the objective's value."""
+        if self.knowledge is not None:
+            found = self.knowledge(inputs)
+            inputs = inputs | {k: v.to(self.args.device) for k, v in found.items()}
+        outputs = model(inputs)
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            terms = ", ".join(f"{k} {outputs[k].item():g}" for k in TERMS if k in outputs)
+            raise UserError(
+                f"the loss became {loss.item():g} at step {self.state.global_step + 1} ({terms}); "
+                "use a smaller learning rate or weights, or --dtype float32"
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Predict without a teacher: epochs are compared by what the student gets right."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            logits = model(inputs)["logits"]
+        return None, logits.float(), inputs["labels"]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBucketSampler:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        lengths = data["length"][:] if "length" in data.column_names else [1] * len(data)
+        sampler = LengthBucketSampler(
+            lengths, self.args.train_batch_size * self.args.world_size, seed=self.args.seed
+        )
+        self.add_callback(_FollowEpoch(sampler))
+        return sampler
+
+
+class _FollowEpoch(TrainerCallback):
+    """Tell the sampler the epoch, after a resume in the middle of one too.
+
+    Accelerate's own ``set_epoch`` does not reach a sampler behind skipped batches of a sharded
+    loader.
+    """
+
+    def __init__(self, sampler: LengthBucketSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.set_epoch(int(state.epoch + 1e-6))
+
+
+class _SaveEvery(TrainerCallback):
+    """Ask for a checkpoint every so many steps, beside the one after each epoch."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.steps == 0:
+            control.should_save = True
+
+
+class _Clock(TrainerCallback):
+    """Keep the seconds spent in the trainer's state, so that they survive an interruption."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        spent = [r["seconds"] for r in state.log_history if "seconds" in r]
+        self.start = time.perf_counter() - (spent[-1] if spent else 0.0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.log_history:
+            state.log_history[-1]["seconds"] = time.perf_counter() - self.start
+
+
+class _Bar(TrainerCallback):
+    """A progress bar that says what is trained."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        hidden = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, desc=self.what, unit="step", disable=hidden)
+        self.bar.update(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.update(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        shown = {"loss": "loss", "eval_macro_f1": "validation macro-F1"}
+        for key, name in shown.items():
+            if logs and key in logs:
+                self.bar.set_postfix({name: f"{logs[key]:.4f}"})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.close()
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    task: Task,
+    processor: Any,
+    *,
+    split: str = "labelled",
+    label_smoothing: float = 0.0,
+    schedule: Schedule | None = None,
+    checkpoints: str | Path | None = None,
+    what: str = "fine-tuning",
+) -> Training:
+    """Train a classifier on hard labels, in place; the best epoch's weights stay.
+
+    Args:
+        model: Parameters that do not require gradients keep their values.
+        task: Gives the examples and the validation split.
+        processor: The model's tokenizer.
+        split: Rows with label -100 are of no use and left out.
+        label_smoothing: ε of Szegedy et al. 2016, §7.
+        schedule: See ``Schedule``.
+        checkpoints: Folder that makes the training resumable: call again with the same arguments.
+            It is removed at the end. None: a temporary one.
+        what: Said by the progress bar.
+
+    Raises:
+        UserError: The loss became NaN or infinite, or the disk is full.
+    """
+    objective = Objective(alpha=0.0, label_smoothing=label_smoothing)
+    return _train(model, task, processor, None, objective, split, schedule, checkpoints, what)
+
+
+def distill(
+    student: PreTrainedModel,
+    knowledge: KnowledgeStore | LiveTeacher,
+    task: Task,
+    processor: Any,
+    *,
+    objective: Objective | None = None,
+    split: str = "transfer",
+    schedule: Schedule | None = None,
+    checkpoints: str | Path | None = None,
+    what: str = "distilling",
+) -> Training:
+    """Train a student on a teacher's knowledge, in place; the best epoch's weights stay.
+
+    Args:
+        student: The model to train.
+        knowledge: A store or a live teacher; the trainer cannot tell which.
+        task: Gives the examples and the validation split.
+        processor: The tokenizer of both.
+        objective: See ``Objective``; one with intermediate terms needs its layer map.
+        split: ``transfer`` or ``labelled``.
+        schedule: See ``Schedule``.
+        checkpoints: As in ``fine_tune``.
+        what: Said by the progress bar.
+
+    Raises:
+        UserError: The store does not fit task, tokenizer or objective; student and teacher share
+            parameters; the loss became NaN or infinite; or the disk is full.
+    """
+    objective = objective or Objective()
+    return _train(student, task, processor, knowledge, objective, split, schedule, checkpoints, what)
+
+
+def _train(
+    model: PreTrainedModel,
+    task: Task,
+    processor: Any,
+    knowledge: KnowledgeStore | LiveTeacher | None,
+    objective: Objective,
+    split: str,
+    schedule: Schedule | None,
+    checkpoints: str | Path | None,
+    what: str,
+) -> Training:
+    schedule = schedule or Schedule()
+    data = task.encode(split, processor)
+    if not objective.needs_teacher:
+        data = data.filter(lambda label: label >= 0, input_columns="label", keep_in_memory=True)
+    if len(data) == 0:
+        raise UserError(f"the split {split!r} has no example to train on; give labelled rows")
+    teacher_width = _check_knowledge(model, knowledge, objective, data, task, processor)
+    torch.manual_seed(schedule.seed)  # draws the projections
+    trained = DistillationModel(model, objective, teacher_width)
+    if checkpoints is None:
+        with TemporaryDirectory(prefix="distill_lab-") as folder:
+            return _run(trained, task, processor, knowledge, data, schedule, Path(folder), what)
+    folder = Path(checkpoints)
+    try:
+        training = _run(trained, task, processor, knowledge, data, schedule, folder, what)
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return training
+
+
+def _check_knowledge(
+    student: PreTrainedModel,
+    knowledge: KnowledgeStore | LiveTeacher | None,
+    objective: Objective,
+    data: Dataset,
+    task: Task,
+    processor: Any,
+) -> int | None:
+    """Refuse knowledge that does not fit; give the width of its hidden states, if it has any."""
+    if knowledge is None:
+        return None
+    features = objective.features("teacher")
+    if isinstance(knowledge, KnowledgeStore):
+        knowledge.check(
+            data, processor=processor, max_length=task.max_length, features=features
+        )
+        classes = knowledge.classes
+    else:
+        check_apart(student, knowledge.teacher)
+        missing = sorted(set(features) - set(knowledge.features))
+        if missing:
+            raise UserError(f"the live teacher was not asked for {', '.join(missing)}; add them")
+        classes = [str(v) for _, v in sorted(knowledge.teacher.model.config.id2label.items())]
+    if classes != list(task.label_names):
+        raise UserError(
+            f"the teacher's classes are {', '.join(classes)}, the task's "
+            f"{', '.join(task.label_names)}; give a teacher of this task"
+        )
+    if not objective.hidden_states:
+        return None
+    one = task.collator(processor)([data[0]])
+    states = next(v for k, v in knowledge(one).items() if k.startswith(PREFIX + "hidden_states"))
+    return int(states.shape[-1])
+
+
+def _run(
+    model: DistillationModel,
+    task: Task,
+    processor: Any,
+    knowledge: Knowledge | None,
+    data: Dataset,
+    schedule: Schedule,
+    folder: Path,
+    what: str,
+) -> Training:
+    from distill_lab.evaluation import accuracy_and_macro_f1
+
+    device = pick_device(schedule.device)
+    validation = task.encode("validation", processor).sort("length")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=schedule.epochs,
+        max_steps=schedule.max_steps,
+        per_device_train_batch_size=schedule.batch_size,
+        per_device_eval_batch_size=4 * schedule.batch_size,
+        learning_rate=schedule.learning_rate,
+        warmup_steps=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        lr_scheduler_type="linear",
+        optim="adamw_torch_fused" if device.type in ("cpu", "cuda") else "adamw_torch",
+        bf16=pick_dtype(device, schedule.dtype) == torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        seed=schedule.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="macro_f1",
+        logging_steps=20,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=device.type == "cuda",
+    )
+    trainer = DistillationTrainer(
+        model,
+        arguments,
+        knowledge=knowledge,
+        data_collator=task.collator(processor),
+        train_dataset=data,
+        eval_dataset=validation,
+        compute_metrics=lambda p: accuracy_and_macro_f1(p.predictions, p.label_ids),
+        callbacks=[_SaveEvery(schedule.checkpoint_every), _Clock(), _Bar(what)],
+    )
+    _silence(trainer)
+    with told_as_user_error(folder):
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return _summary(trainer)
+
+
+def _silence(trainer: Trainer) -> None:
+    """Take out the callback that prints every log: the bar shows what matters."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Give the newest complete checkpoint; an incomplete one, of a killed run, is removed.
+
+    The Trainer writes ``trainer_state.json`` last.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            found.append((int(state["global_step"]), str(path)))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(found)[1] if found else None
+
+
+def _summary(trainer: Trainer) -> Training:
+    history = trainer.state.log_history
+    epochs = [
+        {"epoch": r["epoch"], "macro_f1": r["eval_macro_f1"], "accuracy": r["eval_accuracy"]}
+        for r in history
+        if "eval_macro_f1" in r
+    ]
+    best = max(epochs, key=lambda r: r["macro_f1"], default={"epoch": 0.0})
+    return Training(
+        steps=trainer.state.global_step,
+        seconds=max((r["seconds"] for r in history if "seconds" in r), default=0.0),
+        epochs=epochs,
+        best_epoch=best["epoch"],
+        curve=[(r["step"], r["loss"]) for r in history if "loss" in r],
+    )
