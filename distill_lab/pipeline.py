@@ -1,0 +1,624 @@
+"""The four steps in order: train a teacher, extract its knowledge, train students, evaluate.
+
+Each step leaves its result in the run's folder with a key, a hash of all that the result depends
+on. The next run with the same key uses it; an interrupted step goes on from its checkpoints or
+shards.
+
+::
+
+    runs/NAME/config.toml            the settings; repeat with: distill-lab run --config
+              teacher/               fine-tuned, in Hub layout
+              knowledge/             the store
+              students/VARIANT-seedK/
+              report.json, report.html, figures/
+              *.json                 what each result was made from
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from transformers import PreTrainedModel, set_seed
+
+from distill_lab.devices import pick_device, pick_dtype
+from distill_lab.errors import UserError
+from distill_lab.evaluation import (
+    Cost,
+    Evaluation,
+    class_similarity,
+    compare,
+    evaluate,
+    measure_cost,
+    reliability,
+)
+from distill_lab.files import write_json, write_text, written_whole
+from distill_lab.knowledge import KnowledgeStore, extract
+from distill_lab.models import (
+    STUDENTS,
+    build_student,
+    count_parameters,
+    encoder_blocks,
+    freeze_layers,
+    load_teacher,
+    load_tokenizer,
+    processor_fingerprint,
+)
+from distill_lab.report import SCHEMA, load_report, write_report
+from distill_lab.tasks import Task, load_task
+from distill_lab.training import Objective, Schedule, distill, fine_tune, parse_objective
+
+Say = Callable[[str], None]
+VARIANTS = ("hard_labels", "label_smoothing", "distilled_same_data", "distilled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a run depends on. Each field is an option of ``distill-lab run``.
+
+    Attributes:
+        task: See ``load_task``; the five columns likewise.
+        teacher: ``minilm``, a folder, or a Hub id.
+        teacher_epochs: Passes over the labelled examples; 0 uses the teacher as it is.
+        teacher_frozen: Share of the teacher's lower blocks that keep their weights, the
+            embeddings with them; 0 trains everything.
+        student: ``tiny``, ``small``, a folder, or a Hub id.
+        init, embeddings: See ``build_student``.
+        objective: See ``parse_objective``.
+        temperature, alpha: T of the soft targets, and their weight.
+        label_smoothing: ε of the label-smoothing student, the control that knows no classes.
+        epochs: Passes of the distilled student over the transfer set.
+        labelled_epochs: Passes of the three students that see the labelled examples only.
+        seeds: How many students of each kind.
+        seed: The first seed; the teacher's too.
+        max_length: Longest input, in tokens.
+        device, dtype: Where and in what to compute.
+    """
+
+    task: str = "bbc-topics"
+    text_column: str | None = None
+    label_column: str | None = None
+    group_column: str | None = None
+    id_column: str | None = None
+    split_column: str | None = None
+    teacher: str = "minilm"
+    teacher_epochs: float = 1
+    teacher_learning_rate: float = 2e-4
+    teacher_frozen: float = 0.5
+    student: str = "tiny"
+    init: str = "random"
+    embeddings: str = "svd"
+    objective: str = "soft"
+    temperature: float = 2.0
+    alpha: float = 1.0
+    label_smoothing: float = 0.1
+    epochs: float = 3
+    labelled_epochs: float = 4
+    learning_rate: float = 2e-3
+    batch_size: int = 32
+    seeds: int = 1
+    seed: int = 0
+    max_length: int = 48
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError(f"seeds is {self.seeds}; expected 1 or more")
+        if self.teacher_epochs < 0:
+            raise UserError(f"teacher epochs is {self.teacher_epochs}; expected 0 or more")
+        if not 0 <= self.teacher_frozen <= 1:
+            raise UserError(f"teacher frozen is {self.teacher_frozen}; expected a share, 0 to 1")
+        for variant in ("distilled", "hard_labels"):  # refuse wrong numbers before any work
+            _schedule(self, variant, self.seed, self.dtype)
+        parse_objective(self.objective, alpha=self.alpha, temperature=self.temperature)
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The five column options, as ``load_task`` takes them."""
+        return {k: getattr(self, k) for k in asdict(self) if k.endswith("_column")}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read a ``config.toml`` into ``Settings`` arguments.
+
+    Raises:
+        UserError: There is no such file, it is no TOML, or it has an unknown key or wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no config can be read at {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid TOML: {error}") from error
+    kinds = {field.name: str(field.type) for field in fields(Settings)}
+    for key, value in values.items():
+        if key not in kinds:
+            raise UserError(f"{path}: unknown setting {key!r}; there are {', '.join(kinds)}")
+        wanted = {"int": int, "float": (int, float)}.get(kinds[key], str)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise UserError(f"{path}: {key} is {value!r}; expected {kinds[key]}")
+    return values
+
+
+def settings_toml(settings: Settings) -> str:
+    """Write settings as TOML; what is not set is left out."""
+    lines = ["# Repeat this run with: distill-lab run --config config.toml"]
+    lines += [f"{k} = {json.dumps(v)}" for k, v in asdict(settings).items() if v is not None]
+    return "\n".join(lines) + "\n"
+
+
+def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) -> dict[str, Any]:
+    """Run the four steps, or what of them is not done yet, and write the report.
+
+    Args:
+        settings: See ``Settings``.
+        out: The run's folder; ``runs/NAME`` of the task if None.
+        say: Called with a line at each step.
+
+    Returns:
+        The report, as it stands in ``report.json``.
+
+    Raises:
+        UserError: Something given is wrong; or the folder belongs to another task.
+    """
+    start = time.perf_counter()
+    device = pick_device(settings.device)  # a wrong device is refused before any work
+    task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
+    folder = Path(out) if out is not None else Path("runs") / task.name
+    _claim(folder, settings)
+    dtype = _settled_dtype(folder, settings, device)
+    tokenizer = load_tokenizer(settings.teacher)
+    steps = _Steps(settings, task, tokenizer, folder, dtype, say)
+    steps.check_student_tokenizer()
+    if _is_main():
+        write_text(folder / "config.toml", settings_toml(settings))
+    prepare = time.perf_counter() - start
+
+    teacher, teacher_seconds = steps.teacher()
+    store, extract_seconds = steps.knowledge(teacher)
+    students = steps.students(teacher, store)
+    if (done := steps.finished_report()) is not None:
+        say(f"4 · Evaluate: the report is already in {folder}; nothing has changed")
+        return done
+    say(f"4 · Evaluate: teacher and {len(VARIANTS)} kinds of students on {len(task.test):,} tests")
+    before = time.perf_counter()
+    evaluations, costs = steps.evaluate(teacher, students)
+    report = steps.report(evaluations, costs, students)
+    seconds = {
+        "prepare": prepare,
+        "teacher": teacher_seconds,
+        "extract": extract_seconds,
+        "students": sum({t.folder: t.seconds for runs in students.values() for t in runs}.values()),
+        "evaluate": time.perf_counter() - before,
+    }
+    report["seconds"] = seconds | {"total": sum(seconds.values())}
+    report["environment"]["peak_memory_bytes"] = _peak_memory()
+    if _is_main():
+        write_report(report, folder)
+        write_json(folder / "report.key.json", {"key": steps.report_key()})
+    return report
+
+
+@dataclass
+class _Student:
+    """A trained student's folder and what is known of its training."""
+
+    folder: Path
+    steps: int
+    seconds: float
+
+
+class _Steps:
+    """The four steps of one run, and the keys by which their results are known again."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task,
+        tokenizer: Any,
+        folder: Path,
+        dtype: str,
+        say: Say,
+    ) -> None:
+        self.settings = settings
+        self.task = task
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.dtype = dtype
+        self.say = say
+        # A fully labelled task has nothing to transfer to: both students are then the same.
+        self.same_data = sorted(task.transfer["id"][:]) == sorted(task.labelled["id"][:])
+
+    def check_student_tokenizer(self) -> None:
+        """Refuse a student that reads other tokens than its teacher.
+
+        Raises:
+            UserError: The folder or Hub id given as the student has another tokenizer.
+        """
+        name = self.settings.student
+        if name in STUDENTS:
+            return
+        own = load_tokenizer(name)
+        if processor_fingerprint(own) != processor_fingerprint(self.tokenizer):
+            raise UserError(
+                f"the student {name!r} has another tokenizer than the teacher "
+                f"{self.settings.teacher!r}; distillation by token ids needs the same one"
+            )
+
+    # Keys: each holds the one before it.
+
+    def teacher_key(self) -> str:
+        s = self.settings
+        source = s.teacher
+        return _key(
+            self.task.fingerprint,
+            [source, processor_fingerprint(self.tokenizer), s.max_length, self.dtype, s.seed],
+            [s.teacher_epochs, s.teacher_learning_rate, s.teacher_frozen, s.batch_size],
+        )
+
+    def student_key(self, variant: str, seed: int) -> str:
+        s = self.settings
+        built = [s.student, s.init, s.embeddings, seed]
+        trained = asdict(_schedule(s, variant, seed, self.dtype, self.same_data))
+        smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
+        soft = [s.objective, s.temperature, s.alpha] if variant.startswith("distilled") else []
+        return _key(self.teacher_key(), [variant, built, trained, smoothing, soft])
+
+    def report_key(self) -> str:
+        return _key([self.student_key(v, k) for v in VARIANTS for k in self._seeds()], [SCHEMA])
+
+    def _seeds(self) -> range:
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    # The steps.
+
+    def teacher(self) -> tuple[PreTrainedModel, float]:
+        """Fine-tune the teacher, or load it; give it with the seconds its training took."""
+        s, task, folder = self.settings, self.task, self.folder / "teacher"
+        key = self.teacher_key()
+        if (made := _made(folder, key)) is not None:
+            self.say(f"1 · Teacher: {s.teacher} is already fine-tuned; using {folder}")
+            model = load_teacher(str(folder), label_names=task.label_names)
+            return model, float(made["seconds"])
+        set_seed(s.seed)  # draws the head
+        model = load_teacher(s.teacher, label_names=task.label_names)
+        seconds = 0.0
+        if s.teacher_epochs:
+            self.say(
+                f"1 · Teacher: fine-tune {s.teacher} ({count_parameters(model):,} parameters) on "
+                f"{len(task.labelled):,} labelled examples"
+            )
+            depth = len(encoder_blocks(model))
+            frozen = round(s.teacher_frozen * depth)
+            if frozen:
+                freeze_layers(model, ["embeddings", *(f"layer.{k}" for k in range(frozen))])
+            training = fine_tune(
+                model,
+                task,
+                self.tokenizer,
+                schedule=Schedule(
+                    epochs=s.teacher_epochs,
+                    learning_rate=s.teacher_learning_rate,
+                    batch_size=s.batch_size,
+                    seed=s.seed,
+                    device=s.device,
+                    dtype=self.dtype,
+                    checkpoint_every=50,
+                ),
+                checkpoints=self._checkpoints(f"teacher-{key[:12]}"),
+                what="teacher",
+            )
+            seconds = training.seconds
+        else:
+            self.say(f"1 · Teacher: {s.teacher}, used as it is")
+        self._save(model, folder, key, {"seconds": seconds})
+        return model, seconds
+
+    def knowledge(self, teacher: PreTrainedModel) -> tuple[KnowledgeStore, float]:
+        """Ask the teacher once about every transfer example; give the store and the seconds."""
+        s, folder = self.settings, self.folder / "knowledge"
+        features = self._objective(teacher).features()
+        key = _key(self.teacher_key(), sorted(features))
+        record_path = self.folder / "knowledge.json"
+        record = _read_json(record_path)
+        if record.get("key") != key and _is_main():
+            if record:
+                self.say("2 · Knowledge: the teacher or the objective changed; extracting anew")
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(record_path, {"key": key})
+        PartialState().wait_for_everyone()
+        if record.get("key") == key and "seconds" in record:
+            self.say(f"2 · Knowledge: already extracted; using {folder}")
+        else:
+            self.say(
+                f"2 · Knowledge: ask the teacher about {len(self.task.transfer):,} examples "
+                f"({', '.join(features)}; {self.dtype})"
+            )
+        before = time.perf_counter()
+        store = extract(
+            teacher,
+            self.task,
+            self.tokenizer,
+            folder,
+            features=features,
+            device=s.device,
+            dtype=self.dtype,
+        )
+        seconds = record.get("seconds", time.perf_counter() - before)
+        if _is_main():
+            write_json(record_path, {"key": key, "seconds": seconds})
+        return store, float(seconds)
+
+    def students(
+        self, teacher: PreTrainedModel, store: KnowledgeStore
+    ) -> dict[str, list[_Student]]:
+        """Train each kind of student once a seed."""
+        trained = {
+            variant: [self._student(variant, seed, teacher, store) for seed in self._seeds()]
+            for variant in VARIANTS
+            if not (self.same_data and variant == "distilled")
+        }
+        if self.same_data:
+            self.say("3 · Students: every training example is labelled, so distilled is the same")
+            trained["distilled"] = trained["distilled_same_data"]
+        return trained
+
+    def _student(
+        self, variant: str, seed: int, teacher: PreTrainedModel, store: KnowledgeStore
+    ) -> _Student:
+        s, task = self.settings, self.task
+        folder = self.folder / "students" / f"{variant}-seed{seed}"
+        key = self.student_key(variant, seed)
+        name = variant.replace("_", " ")
+        if (made := _made(folder, key)) is not None:
+            self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
+            return _Student(folder, made["steps"], made["seconds"])
+        student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=seed)
+        schedule = _schedule(s, variant, seed, self.dtype, self.same_data)
+        split = "transfer" if variant == "distilled" else "labelled"
+        self.say(
+            f"3 · Student: {name}, seed {seed} ({count_parameters(student):,} parameters, "
+            f"{schedule.epochs:g} epochs of {len(task.split(split)):,} examples)"
+        )
+        common: dict[str, Any] = {
+            "split": split,
+            "schedule": schedule,
+            "checkpoints": self._checkpoints(f"{variant}-{key[:12]}"),
+            "what": f"{name}, seed {seed}",
+        }
+        if variant.startswith("distilled"):
+            objective = self._objective(teacher, student)
+            training = distill(student, store, task, self.tokenizer, objective=objective, **common)
+        else:
+            smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
+            training = fine_tune(student, task, self.tokenizer, label_smoothing=smoothing, **common)
+        record = {
+            "steps": training.steps,
+            "seconds": training.seconds,
+            "best_epoch": training.best_epoch,
+            "epochs": training.epochs,
+            "curve": training.curve,
+        }
+        self._save(student, folder, key, record)
+        return _Student(folder, training.steps, training.seconds)
+
+    def _objective(
+        self, teacher: PreTrainedModel, student: PreTrainedModel | None = None
+    ) -> Objective:
+        s = self.settings
+        objective = parse_objective(s.objective, alpha=s.alpha, temperature=s.temperature)
+        if objective.hidden_states or objective.attention or objective.relations:
+            student = student or build_student(
+                teacher, s.student, init=s.init, embeddings="random", seed=s.seed
+            )
+            objective = objective.mapped(student, teacher)
+        return objective
+
+    def evaluate(
+        self, teacher: PreTrainedModel, students: Mapping[str, list[_Student]]
+    ) -> tuple[dict[str, list[Evaluation]], dict[str, Cost]]:
+        """Predict the test split with every model, in float32, and measure what each costs."""
+        task, tokenizer = self.task, self.tokenizer
+        rows, collate = task.encode("test", tokenizer), task.collator(tokenizer)
+        device = pick_device(self.settings.device)
+        evaluations: dict[str, list[Evaluation]] = {}
+        costs: dict[str, Cost] = {}
+        for name, folders in (("teacher", [None]), *students.items()):
+            evaluations[name] = []
+            for student in folders:
+                model = teacher if student is None else self._load(student.folder)
+                evaluations[name].append(
+                    evaluate(
+                        model,
+                        task,
+                        tokenizer,
+                        device=str(device),
+                        what=f"testing {name.replace('_', ' ')}",
+                    )
+                )
+            costs[name] = measure_cost(model.to(device), rows, collate)
+        return evaluations, costs
+
+    def _load(self, folder: Path) -> PreTrainedModel:
+        return load_teacher(str(folder), label_names=self.task.label_names)
+
+    def report(
+        self,
+        evaluations: Mapping[str, list[Evaluation]],
+        costs: Mapping[str, Cost],
+        students: Mapping[str, list[_Student]],
+    ) -> dict[str, Any]:
+        """Put the report together, all but its seconds."""
+        s, task = self.settings, self.task
+        teacher = evaluations["teacher"][0]
+        runs = {name: evaluations[name] for name in VARIANTS}
+        figures = compare(teacher, runs, costs["teacher"], costs)
+        for name, trained in students.items():
+            figures["students"][name] |= {
+                "seeds": list(self._seeds()),
+                "steps": trained[0].steps,
+                "seconds": sum(t.seconds for t in trained) / len(trained),
+            }
+        figures["teacher"]["name"] = s.teacher
+        device = pick_device(s.device)
+        return {
+            "schema": SCHEMA,
+            "task": {
+                "name": task.name,
+                "classes": list(task.label_names),
+                "train": len(task.labelled),
+                "transfer": len(task.transfer),
+                "validation": len(task.validation),
+                "test": len(task.test),
+                "test_groups": len(set(teacher.groups)),
+                "notes": list(task.notes),
+            },
+            **figures,
+            "reliability": {
+                "teacher": reliability(teacher.probabilities, teacher.labels),
+                "distilled": _pooled_reliability(runs["distilled"]),
+            },
+            "class_similarity": {
+                "labels": list(task.label_names),
+                "matrix": class_similarity(teacher, s.temperature).tolist(),
+            },
+            "settings": {k: v for k, v in asdict(s).items() if v is not None},
+            "environment": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "device": _device_name(device),
+                "dtype": self.dtype,
+                "threads": torch.get_num_threads(),
+                "seed": s.seed,
+            },
+        }
+
+    def finished_report(self) -> dict[str, Any] | None:
+        """Give the report if it was made from the same things."""
+        if _read_json(self.folder / "report.key.json").get("key") != self.report_key():
+            return None
+        try:
+            return load_report(self.folder)
+        except UserError:  # someone deleted or edited it: make it again
+            return None
+
+    def _checkpoints(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name
+
+    def _save(
+        self, model: PreTrainedModel, folder: Path, key: str, record: Mapping[str, Any]
+    ) -> None:
+        """Save a model, its tokenizer and the record of its making, whole or not at all."""
+        if _is_main():
+            with written_whole(folder) as temporary:
+                model.save_pretrained(temporary)
+                self.tokenizer.save_pretrained(temporary)
+                write_json(temporary / "step.json", {"key": key, **record})
+        PartialState().wait_for_everyone()
+
+
+def _schedule(
+    s: Settings, variant: str, seed: int, dtype: str, same_data: bool = False
+) -> Schedule:
+    """Give a student's schedule; on the same data all have the same number of steps."""
+    long = variant == "distilled" or same_data
+    return Schedule(
+        epochs=s.epochs if long else s.labelled_epochs,
+        learning_rate=s.learning_rate,
+        batch_size=s.batch_size,
+        seed=seed,
+        device=s.device,
+        dtype=dtype,
+    )
+
+
+def _pooled_reliability(runs: list[Evaluation]) -> dict[str, list[float]]:
+    """Reliability over the predictions of all seeds together."""
+    return reliability(
+        np.concatenate([r.probabilities for r in runs]), np.concatenate([r.labels for r in runs])
+    )
+
+
+def _claim(folder: Path, settings: Settings) -> None:
+    """Refuse a folder that holds something else than a run of this task.
+
+    Raises:
+        UserError: It does.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; expected a folder, new or of the same task")
+    config = folder / "config.toml"
+    if config.is_file():
+        of = read_settings(config).get("task", "bbc-topics")
+        if of != settings.task:
+            raise UserError(
+                f"the folder {folder} belongs to the task {of!r}, not {settings.task!r}; "
+                "choose another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"the folder {folder} holds something else; choose another --out")
+
+
+def _settled_dtype(folder: Path, settings: Settings, device: torch.device) -> str:
+    """Settle the dtype once a run: measured again, it might come out otherwise half-way."""
+    path = folder / "dtype.json"
+    question = {"device": str(device), "asked": settings.dtype}
+    known = _read_json(path)
+    if {k: known.get(k) for k in question} == question:
+        return str(known["dtype"])
+    dtype = str(pick_dtype(device, settings.dtype)).removeprefix("torch.")
+    if _is_main():
+        write_json(path, question | {"dtype": dtype})
+    PartialState().wait_for_everyone()
+    return dtype
+
+
+def _made(folder: Path, key: str) -> dict[str, Any] | None:
+    """Give the record of a finished step if it was made from the same things."""
+    record = _read_json(folder / "step.json")
+    return record if record.get("key") == key else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _is_main() -> bool:
+    return bool(PartialState().is_main_process)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def _peak_memory() -> int | None:
+    """Peak resident bytes of this process; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

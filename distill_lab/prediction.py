@@ -1,0 +1,132 @@
+"""Classify new texts with a finished run's teacher and distilled student, side by side."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+from distill_lab.devices import pick_device
+from distill_lab.errors import UserError
+from distill_lab.evaluation import predict_logits
+from distill_lab.files import written_whole
+from distill_lab.models import load_teacher, load_tokenizer
+from distill_lab.pipeline import Settings, read_settings
+from distill_lab.tasks import TextCollator, encode_texts
+
+
+class Pair(NamedTuple):
+    """A run's teacher and one of its distilled students."""
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    processor: Any
+    label_names: list[str]
+    max_length: int
+
+
+class Predictions(NamedTuple):
+    """Probabilities of each text, float32 [texts, classes], of both models."""
+
+    teacher: Tensor
+    student: Tensor
+
+
+def load_pair(run: Path, *, seed: int | None = None) -> Pair:
+    """Load a finished run's teacher and the distilled student of a seed (the first if None).
+
+    Raises:
+        UserError: The folder is no run, the run is not finished, or has no such seed.
+    """
+    if not (run / "config.toml").is_file():
+        raise UserError(
+            f"{run} is no run's folder (it has no config.toml); make one: distill-lab run"
+        )
+    settings = Settings(**read_settings(run / "config.toml"))
+    seed = settings.seed if seed is None else seed
+    found = {
+        int(path.name.rpartition("-seed")[2]): path
+        for variant in ("distilled_same_data", "distilled")  # the latter, where there is one
+        for path in (run / "students").glob(f"{variant}-seed*")
+    }
+    if not found or not (run / "teacher").is_dir():
+        raise UserError(f"the run {run} is not finished; repeat its distill-lab run to go on")
+    if seed not in found:
+        raise UserError(f"the run has no student of seed {seed}; there are {sorted(found)}")
+    names = AutoConfig.from_pretrained(run / "teacher").id2label
+    label_names = [str(names[k]) for k in sorted(names)]
+    return Pair(
+        teacher=load_teacher(str(run / "teacher"), label_names=label_names),
+        student=load_teacher(str(found[seed]), label_names=label_names),
+        processor=load_tokenizer(str(run / "teacher")),
+        label_names=label_names,
+        max_length=settings.max_length,
+    )
+
+
+def predict_texts(pair: Pair, texts: Sequence[str], *, device: str = "auto") -> Predictions:
+    """Classify texts with both models, in float32.
+
+    Raises:
+        UserError: A text is empty.
+    """
+    place = pick_device(device)
+    data = encode_texts(texts, pair.processor, pair.max_length)
+    collate = TextCollator(pair.processor.pad_token_id, pair.processor.padding_side)
+    return Predictions(
+        *(
+            predict_logits(model.to(place), data, collate, what=what).softmax(-1)
+            for what, model in (("teacher", pair.teacher), ("student", pair.student))
+        )
+    )
+
+
+def prediction_table(
+    texts: Sequence[str], label_names: Sequence[str], predictions: Predictions
+) -> Table:
+    """Lay out predictions for the terminal: a block a text, a line a class."""
+    table = Table("Text", "Class", "Teacher", "Student", show_lines=False)
+    for name in ("Teacher", "Student"):
+        table.columns[["Teacher", "Student"].index(name) + 2].justify = "right"
+    for k, text in enumerate(texts):
+        teacher, student = predictions.teacher[k], predictions.student[k]
+        for row, c in enumerate(teacher.argsort(descending=True).tolist()):
+            table.add_row(
+                _escaped(text) if row == 0 else "",
+                _escaped(label_names[c]),
+                _percent(teacher, c),
+                _percent(student, c),
+            )
+        table.add_section()
+    return table
+
+
+def _escaped(text: str) -> str:
+    """Show square brackets as they are: rich would take them for markup."""
+    return text.replace("[", r"\[")
+
+
+def _percent(probabilities: Tensor, c: int) -> str:
+    """Print a probability, bold where it is the model's choice."""
+    text = f"{100 * probabilities[c].item():.1f} %"
+    return f"[bold]{text}[/bold]" if int(probabilities.argmax()) == c else text
+
+
+def write_csv(
+    path: Path, texts: Sequence[str], label_names: Sequence[str], predictions: Predictions
+) -> None:
+    """Write texts, classes and probabilities of both models, whole or not at all."""
+    header = ["text", "teacher", "student"]
+    header += [f"{who}_{name}" for who in ("teacher", "student") for name in label_names]
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(header)
+        for k, text in enumerate(texts):
+            both = (predictions.teacher[k], predictions.student[k])
+            choices = [label_names[int(p.argmax())] for p in both]
+            writer.writerow([text, *choices, *(f"{v:.6f}" for p in both for v in p.tolist())])
