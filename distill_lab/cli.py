@@ -308,7 +308,7 @@ def distill(
     from distill_lab import training
     from distill_lab.files import written_whole
     from distill_lab.knowledge import KnowledgeStore
-    from distill_lab.models import build_student, load_teacher, load_tokenizer
+    from distill_lab.models import build_student, load_teacher, load_tokenizer, save_model
 
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -338,7 +338,7 @@ def distill(
     )
     if _is_main_process():
         with written_whole(out) as temporary:
-            built.save_pretrained(temporary)
+            save_model(built, temporary)
             processor.save_pretrained(temporary)
         best = max((e["macro_f1"] for e in result.epochs), default=float("nan"))
         console.print(
@@ -363,7 +363,7 @@ def evaluate(
 ) -> None:
     """Measure a classifier's quality and cost on a split."""
     from distill_lab import evaluation
-    from distill_lab.devices import pick_device
+    from distill_lab.devices import moved, pick_device
     from distill_lab.models import load_teacher, load_tokenizer
 
     place = pick_device(str(device or "auto"))
@@ -373,7 +373,7 @@ def evaluate(
     result = evaluation.evaluate(classifier, data, processor, split=split, device=str(place))
     intervals = evaluation.metric_intervals([result])
     rows, collate = data.encode(split, processor), data.collator(processor)
-    cost = evaluation.measure_cost(classifier.to(place), rows, collate)
+    cost = evaluation.measure_cost(moved(classifier, place), rows, collate)
     figures = {
         "split": split,
         "examples": len(rows),

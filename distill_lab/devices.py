@@ -6,11 +6,14 @@ import contextlib
 import time
 from functools import lru_cache
 from statistics import median
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from distill_lab.errors import UserError
 
+Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GAIN_WORTH_HAVING = 1.2  # bfloat16 must be this many times as fast to be chosen
 
@@ -72,6 +75,12 @@ def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return median(seconds[2:])
+
+
+def moved(model: Module, device: torch.device) -> Module:
+    """Move a model to a device, in place, and give it."""
+    nn.Module.to(model, device)
+    return model
 
 
 def synchronize(device: torch.device) -> None:

@@ -798,14 +798,15 @@ def _padded(kind: str, values: list[np.ndarray], mask: Tensor) -> Tensor:
     """Lay each example's values where the mask is true, zeros elsewhere."""
     batch, tokens = mask.shape
     counts = mask.sum(1).tolist()
+    longest = int(np.argmax(counts))  # an example may have no token at all
     if kind == "attentions":
-        heads = len(values[0]) // counts[0] ** 2
+        heads = len(values[longest]) // max(1, counts[longest]) ** 2
         out = torch.zeros(batch, heads, tokens, tokens)
         for k, (v, n) in enumerate(zip(values, counts, strict=True)):
             pair = (mask[k][:, None] & mask[k][None, :]).expand(heads, -1, -1)
             out[k][pair] = torch.from_numpy(v.reshape(heads, n, n)).float().flatten()
         return out
-    width = len(values[0]) // counts[0]
+    width = len(values[longest]) // max(1, counts[longest])
     out = torch.zeros(batch, tokens, width)
     out[mask] = torch.from_numpy(np.concatenate(values)).float().reshape(-1, width)
     return out

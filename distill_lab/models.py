@@ -213,6 +213,12 @@ def _from_pretrained(auto: Any, source: str, **kwargs: Any) -> Any:
             ) from error
 
 
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model in Hub layout (safetensors), quietly."""
+    with _quiet():
+        model.save_pretrained(folder)
+
+
 class _quiet:
     """Silence transformers' progress bars and its list of newly drawn weights."""
 

@@ -11,7 +11,7 @@ shards.
               knowledge/             the store
               students/VARIANT-seedK/
               report.json, report.html, figures/
-              *.json                 what each result was made from
+              steps/                 what the results were made from
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ import transformers
 from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
 
-from distill_lab.devices import pick_device, pick_dtype
+from distill_lab.devices import moved, pick_device, pick_dtype
 from distill_lab.errors import UserError
 from distill_lab.evaluation import (
     Cost,
@@ -56,6 +57,7 @@ from distill_lab.models import (
     load_teacher,
     load_tokenizer,
     processor_fingerprint,
+    save_model,
 )
 from distill_lab.report import SCHEMA, load_report, write_report
 from distill_lab.tasks import Task, load_task
@@ -127,9 +129,9 @@ class Settings:
         parse_objective(self.objective, alpha=self.alpha, temperature=self.temperature)
 
     @property
-    def columns(self) -> dict[str, str | None]:
+    def columns(self) -> dict[str, Any]:
         """The five column options, as ``load_task`` takes them."""
-        return {k: getattr(self, k) for k in asdict(self) if k.endswith("_column")}
+        return {k: v for k, v in asdict(self).items() if k.endswith("_column")}
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -144,12 +146,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise UserError(f"no config can be read at {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from error
-    kinds = {field.name: str(field.type) for field in fields(Settings)}
+    kinds = {field.name: str(field.type).partition(" ")[0] for field in fields(Settings)}
+    types: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
     for key, value in values.items():
         if key not in kinds:
             raise UserError(f"{path}: unknown setting {key!r}; there are {', '.join(kinds)}")
-        wanted = {"int": int, "float": (int, float)}.get(kinds[key], str)
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        if not isinstance(value, types[kinds[key]]) or isinstance(value, bool):
             raise UserError(f"{path}: {key} is {value!r}; expected {kinds[key]}")
     return values
 
@@ -208,8 +210,9 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     report["seconds"] = seconds | {"total": sum(seconds.values())}
     report["environment"]["peak_memory_bytes"] = _peak_memory()
     if _is_main():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         write_report(report, folder)
-        write_json(folder / "report.key.json", {"key": steps.report_key()})
+        write_json(folder / "steps" / "report.json", {"key": steps.report_key()})
     return report
 
 
@@ -333,7 +336,7 @@ class _Steps:
         s, folder = self.settings, self.folder / "knowledge"
         features = self._objective(teacher).features()
         key = _key(self.teacher_key(), sorted(features))
-        record_path = self.folder / "knowledge.json"
+        record_path = self.folder / "steps" / "knowledge.json"
         record = _read_json(record_path)
         if record.get("key") != key and _is_main():
             if record:
@@ -437,20 +440,20 @@ class _Steps:
         device = pick_device(self.settings.device)
         evaluations: dict[str, list[Evaluation]] = {}
         costs: dict[str, Cost] = {}
-        for name, folders in (("teacher", [None]), *students.items()):
+        models: dict[str, list[Callable[[], PreTrainedModel]]] = {"teacher": [lambda: teacher]}
+        models |= {
+            name: [partial(self._load, student.folder) for student in runs]
+            for name, runs in students.items()
+        }
+        for name, loads in models.items():
+            what = f"testing {name.replace('_', ' ')}"
             evaluations[name] = []
-            for student in folders:
-                model = teacher if student is None else self._load(student.folder)
+            for load in loads:
+                model = load()
                 evaluations[name].append(
-                    evaluate(
-                        model,
-                        task,
-                        tokenizer,
-                        device=str(device),
-                        what=f"testing {name.replace('_', ' ')}",
-                    )
+                    evaluate(model, task, tokenizer, device=str(device), what=what)
                 )
-            costs[name] = measure_cost(model.to(device), rows, collate)
+            costs[name] = measure_cost(moved(model, device), rows, collate)
         return evaluations, costs
 
     def _load(self, folder: Path) -> PreTrainedModel:
@@ -510,7 +513,7 @@ class _Steps:
 
     def finished_report(self) -> dict[str, Any] | None:
         """Give the report if it was made from the same things."""
-        if _read_json(self.folder / "report.key.json").get("key") != self.report_key():
+        if _read_json(self.folder / "steps" / "report.json").get("key") != self.report_key():
             return None
         try:
             return load_report(self.folder)
@@ -526,7 +529,7 @@ class _Steps:
         """Save a model, its tokenizer and the record of its making, whole or not at all."""
         if _is_main():
             with written_whole(folder) as temporary:
-                model.save_pretrained(temporary)
+                save_model(model, temporary)
                 self.tokenizer.save_pretrained(temporary)
                 write_json(temporary / "step.json", {"key": key, **record})
         PartialState().wait_for_everyone()
@@ -576,7 +579,7 @@ def _claim(folder: Path, settings: Settings) -> None:
 
 def _settled_dtype(folder: Path, settings: Settings, device: torch.device) -> str:
     """Settle the dtype once a run: measured again, it might come out otherwise half-way."""
-    path = folder / "dtype.json"
+    path = folder / "steps" / "dtype.json"
     question = {"device": str(device), "asked": settings.dtype}
     known = _read_json(path)
     if {k: known.get(k) for k in question} == question:

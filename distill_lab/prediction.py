@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from distill_lab.devices import pick_device
+from distill_lab.devices import moved, pick_device
 from distill_lab.errors import UserError
 from distill_lab.evaluation import predict_logits
 from distill_lab.files import written_whole
@@ -80,7 +80,7 @@ def predict_texts(pair: Pair, texts: Sequence[str], *, device: str = "auto") -> 
     collate = TextCollator(pair.processor.pad_token_id, pair.processor.padding_side)
     return Predictions(
         *(
-            predict_logits(model.to(place), data, collate, what=what).softmax(-1)
+            predict_logits(moved(model, place), data, collate, what=what).softmax(-1)
             for what, model in (("teacher", pair.teacher), ("student", pair.student))
         )
     )

@@ -7,18 +7,23 @@ validation split, and go on exactly where they were interrupted.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -34,7 +39,7 @@ from transformers import (
 from distill_lab import losses
 from distill_lab.devices import pick_device, pick_dtype
 from distill_lab.errors import UserError
-from distill_lab.files import told_as_user_error
+from distill_lab.files import told_as_user_error, write_json
 from distill_lab.knowledge import (
     PREFIX,
     Knowledge,
@@ -44,7 +49,7 @@ from distill_lab.knowledge import (
     observe,
     token_mask,
 )
-from distill_lab.models import even_layer_map, width
+from distill_lab.models import even_layer_map, label_names, layer_names, width
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from distill_lab.tasks import Task
 
 TERMS = ("soft", "hard", "hidden_states", "attention", "relations")
+SMALLER = "use a smaller learning rate or weights, or --dtype float32"
 
 
 # --- what is minimised -------------------------------------------------------------------------
@@ -100,29 +106,61 @@ class Objective:
         """Whether any term asks for a teacher's knowledge."""
         return bool(self.alpha or self.hidden_states or self.attention or self.relations)
 
+    @property
+    def needs_layers(self) -> bool:
+        """Whether any term looks inside the models, which takes a layer map."""
+        return bool(self.hidden_states or self.attention or self.relations)
+
     def mapped(self, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
         """Fill in the layer map (evenly spread) where an intermediate term needs one."""
-        if self.layer_map or not (self.hidden_states or self.attention or self.relations):
+        if self.layer_map or not self.needs_layers:
             return self
         return replace(self, layer_map=even_layer_map(student, teacher))
 
+    def check(self, student: PreTrainedModel) -> None:
+        """Refuse a layer map that is missing or does not fit.
+
+        Raises:
+            UserError: Likewise.
+        """
+        if not self.needs_layers:
+            return
+        if not self.layer_map:
+            raise UserError(
+                "hidden states, attention and relations need a layer map; "
+                "give layer_map, or use objective.mapped(student, teacher)"
+            )
+        unknown = sorted(set(self.layer_map) - set(layer_names(student)))
+        if unknown:
+            raise UserError(
+                f"the layer map names {', '.join(unknown)}, which the student has not; "
+                f"its layers are {', '.join(layer_names(student))}"
+            )
+        if (self.attention or self.relations) and not self.block_pairs():
+            raise UserError(
+                "the layer map has embeddings only, which have no attention; map encoder layers too"
+            )
+
     def features(self, side: str = "teacher") -> tuple[str, ...]:
         """Names of the features this objective reads on the ``teacher`` or ``student`` side."""
-        pairs = self.pairs()
-        layers = [t if side == "teacher" else s for s, t in pairs]
+        at = ("student", "teacher").index(side)
         wanted = ["logits"]
         if self.hidden_states:
-            wanted += [f"hidden_states.{layer}" for layer in layers]
-        blocks = [layer for layer in layers if layer != "embeddings"]
+            wanted += [f"hidden_states.{pair[at]}" for pair in self.pairs()]
         if self.attention:
-            wanted += [f"attentions.{layer}" for layer in blocks]
+            wanted += [f"attentions.{pair[at]}" for pair in self.block_pairs()]
         if self.relations:
-            wanted += [f"{kind}.{blocks[-1]}" for kind in ("query", "key", "value")]
-        return tuple(wanted)
+            last = self.block_pairs()[-1][at]
+            wanted += [f"{kind}.{last}" for kind in ("query", "key", "value")]
+        return tuple(dict.fromkeys(wanted))
 
     def pairs(self) -> list[tuple[str, str]]:
         """Mapped layers, from the lowest to the highest of the student."""
         return sorted(self.layer_map.items(), key=lambda pair: _layer_order(pair[0]))
+
+    def block_pairs(self) -> list[tuple[str, str]]:
+        """Mapped layers that are encoder blocks, which alone have attention, on both sides."""
+        return [pair for pair in self.pairs() if "embeddings" not in pair]
 
 
 def _layer_order(name: str) -> int:
@@ -181,6 +219,20 @@ class DistillationModel(nn.Module):
             for layer, _ in objective.pairs():
                 self.projections[layer.replace(".", "_")] = nn.Linear(width(student), teacher_width)
 
+    def train(self, mode: bool = True) -> DistillationModel:
+        """Set the mode of all modules, unless they have it: the Trainer asks before each step."""
+        return self if self.training == self.student.training == mode else super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Give all weights, tied ones a copy each: safetensors refuses to store shared memory."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        seen: set[int] = set()
+        for name, value in state.items():
+            if value.data_ptr() in seen:
+                state[name] = value.clone()
+            seen.add(value.data_ptr())
+        return state
+
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Give ``loss`` (scalar), ``logits`` [batch, classes], and each term under its name."""
         if not self.training:
@@ -223,10 +275,8 @@ class DistillationModel(nn.Module):
 
     def _mean(self, found: Mapping[str, Tensor], batch: Mapping[str, Any], kind: str) -> Tensor:
         """Mean of a loss over the mapped layers."""
-        values = []
-        for ours, theirs in self.objective.pairs():
-            if f"{kind}.{ours}" not in found:
-                continue
+        o, values = self.objective, []
+        for ours, theirs in o.block_pairs() if kind == "attentions" else o.pairs():
             student, teacher = found[f"{kind}.{ours}"], batch[f"{PREFIX}{kind}.{theirs}"]
             if kind == "attentions":
                 mask = token_mask(batch, student[:, 0])
@@ -240,7 +290,7 @@ class DistillationModel(nn.Module):
         return torch.stack(values).mean()
 
     def _relations(self, found: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
-        ours, theirs = [p for p in self.objective.pairs() if p[0] != "embeddings"][-1]
+        ours, theirs = self.objective.block_pairs()[-1]
         values = []
         for kind in ("query", "key", "value"):
             student, teacher = found[f"{kind}.{ours}"], batch[f"{PREFIX}{kind}.{theirs}"]
@@ -296,6 +346,14 @@ class Schedule:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UserError(f"{name.replace('_', ' ')} is {value}; expected a number above 0")
+        if not 0.0 <= self.warmup < 1.0:
+            raise UserError(f"warmup is {self.warmup}; expected a share of all steps, 0 up to 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UserError(f"weight decay is {self.weight_decay}; expected 0 or more")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(
+                f"max steps is {self.max_steps}; expected 1 or more, or -1 for no limit"
+            )
 
 
 @dataclass(frozen=True)
@@ -384,7 +442,7 @@ class DistillationTrainer(Trainer):
             terms = ", ".join(f"{k} {outputs[k].item():g}" for k in TERMS if k in outputs)
             raise UserError(
                 f"the loss became {loss.item():g} at step {self.state.global_step + 1} ({terms}); "
-                "use a smaller learning rate or weights, or --dtype float32"
+                + SMALLER
             )
         return (loss, outputs) if return_outputs else loss
 
@@ -399,6 +457,10 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             logits = model(inputs)["logits"]
+        if not torch.isfinite(logits).all():  # the last update, which no loss has looked at
+            raise UserError(
+                f"the logits became NaN or infinite at step {self.state.global_step}; {SMALLER}"
+            )
         return None, logits.float(), inputs["labels"]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBucketSampler:
@@ -428,7 +490,12 @@ class _FollowEpoch(TrainerCallback):
 
 
 class _SaveEvery(TrainerCallback):
-    """Ask for a checkpoint every so many steps, beside the one after each epoch."""
+    """Ask for a checkpoint every so many steps, beside the one after each epoch.
+
+    None after an epoch's last step: the epoch is not evaluated yet, and a run that goes on from
+    there would never evaluate it. The loss is logged with each checkpoint, because the Trainer
+    does not keep what it has summed up since the last log.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -436,8 +503,14 @@ class _SaveEvery(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step % self.steps == 0:
-            control.should_save = True
+        inside = state.epoch % 1 != 0 and state.global_step < state.max_steps
+        if inside and state.global_step % self.steps == 0:
+            control.should_log = control.should_save = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_log = True
 
 
 class _Clock(TrainerCallback):
@@ -466,18 +539,24 @@ class _Bar(TrainerCallback):
 
     def __init__(self, what: str) -> None:
         self.what = what
+        self.bar: tqdm | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        hidden = not state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, desc=self.what, unit="step", disable=hidden)
-        self.bar.update(state.global_step)
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.what,
+            unit="step",
+            disable=not state.is_world_process_zero,
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar.update(1)
+        if self.bar is not None:
+            self.bar.update(1)
 
     def on_log(
         self,
@@ -489,13 +568,13 @@ class _Bar(TrainerCallback):
     ) -> None:
         shown = {"loss": "loss", "eval_macro_f1": "validation macro-F1"}
         for key, name in shown.items():
-            if logs and key in logs:
+            if self.bar is not None and logs and key in logs:
                 self.bar.set_postfix({name: f"{logs[key]:.4f}"})
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        """Leave the bar as it stands, so that what is printed next begins on a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def fine_tune(
@@ -519,11 +598,12 @@ def fine_tune(
         label_smoothing: ε of Szegedy et al. 2016, §7.
         schedule: See ``Schedule``.
         checkpoints: Folder that makes the training resumable: call again with the same arguments.
-            It is removed at the end. None: a temporary one.
+            What was written there is removed at the end. None: not resumable.
         what: Said by the progress bar.
 
     Raises:
-        UserError: The loss became NaN or infinite, or the disk is full.
+        UserError: The model does not fit the task; the checkpoints were made with other arguments;
+            the loss became NaN or infinite; or the disk is full.
     """
     objective = Objective(alpha=0.0, label_smoothing=label_smoothing)
     return _train(model, task, processor, None, objective, split, schedule, checkpoints, what)
@@ -555,11 +635,13 @@ def distill(
         what: Said by the progress bar.
 
     Raises:
-        UserError: The store does not fit task, tokenizer or objective; student and teacher share
-            parameters; the loss became NaN or infinite; or the disk is full.
+        UserError: Student, store or teacher do not fit task, tokenizer or objective; student and
+            teacher share parameters; and as in ``fine_tune``.
     """
     objective = objective or Objective()
-    return _train(student, task, processor, knowledge, objective, split, schedule, checkpoints, what)
+    return _train(
+        student, task, processor, knowledge, objective, split, schedule, checkpoints, what
+    )
 
 
 def _train(
@@ -574,25 +656,40 @@ def _train(
     what: str,
 ) -> Training:
     schedule = schedule or Schedule()
+    _check_model(model, objective, task)
     data = task.encode(split, processor)
     if not objective.needs_teacher:
-        data = data.filter(lambda label: label >= 0, input_columns="label", keep_in_memory=True)
+        knowledge = None  # it is not asked for anything
+        labelled = np.flatnonzero(np.asarray(data["label"][:]) >= 0)
+        data = data if len(labelled) == len(data) else data.select(labelled)
     if len(data) == 0:
         raise UserError(f"the split {split!r} has no example to train on; give labelled rows")
     teacher_width = _check_knowledge(model, knowledge, objective, data, task, processor)
     torch.manual_seed(schedule.seed)  # draws the projections
     trained = DistillationModel(model, objective, teacher_width)
     if checkpoints is None:
-        with TemporaryDirectory(prefix="distill_lab-") as folder:
-            return _run(trained, task, processor, knowledge, data, schedule, Path(folder), what)
+        with _temporary_folder() as folder:
+            return _run(trained, task, processor, knowledge, data, schedule, folder, what, False)
     folder = Path(checkpoints)
+    _check_same_training(folder, _made_from(objective, schedule, data))
     try:
-        training = _run(trained, task, processor, knowledge, data, schedule, folder, what)
+        training = _run(trained, task, processor, knowledge, data, schedule, folder, what, True)
     except UserError:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     return training
+
+
+def _check_model(model: PreTrainedModel, objective: Objective, task: Task) -> None:
+    """Refuse a model with another number of classes, or a layer map that does not fit it."""
+    classes = len(label_names(model))
+    if classes != task.num_classes:
+        raise UserError(
+            f"the model has {classes} classes, the task {task.num_classes} "
+            f"({', '.join(task.label_names)}); give a model with a head of that size"
+        )
+    objective.check(model)
 
 
 def _check_knowledge(
@@ -608,16 +705,14 @@ def _check_knowledge(
         return None
     features = objective.features("teacher")
     if isinstance(knowledge, KnowledgeStore):
-        knowledge.check(
-            data, processor=processor, max_length=task.max_length, features=features
-        )
+        knowledge.check(data, processor=processor, max_length=task.max_length, features=features)
         classes = knowledge.classes
     else:
         check_apart(student, knowledge.teacher)
         missing = sorted(set(features) - set(knowledge.features))
         if missing:
             raise UserError(f"the live teacher was not asked for {', '.join(missing)}; add them")
-        classes = [str(v) for _, v in sorted(knowledge.teacher.model.config.id2label.items())]
+        classes = label_names(knowledge.teacher.model)
     if classes != list(task.label_names):
         raise UserError(
             f"the teacher's classes are {', '.join(classes)}, the task's "
@@ -639,11 +734,47 @@ def _run(
     schedule: Schedule,
     folder: Path,
     what: str,
+    resumable: bool,
 ) -> Training:
+    checkpoint = last_checkpoint(folder)
+    state = _read_state(checkpoint) if checkpoint else None
+    if state is None or state.global_step < state.max_steps:
+        with told_as_user_error(folder), _quiet():
+            state = _fit(
+                model,
+                task,
+                processor,
+                knowledge,
+                data,
+                schedule,
+                folder,
+                what,
+                resumable,
+                checkpoint,
+            )
+    _keep_best(model, folder, state)
+    return _summary(state)
+
+
+def _fit(
+    model: DistillationModel,
+    task: Task,
+    processor: Any,
+    knowledge: Knowledge | None,
+    data: Dataset,
+    schedule: Schedule,
+    folder: Path,
+    what: str,
+    resumable: bool,
+    checkpoint: Path | None,
+) -> TrainerState:
+    """Train to the end, from a checkpoint or from the start."""
     from distill_lab.evaluation import accuracy_and_macro_f1
 
     device = pick_device(schedule.device)
-    validation = task.encode("validation", processor).sort("length")
+    validation = task.encode("validation", processor)
+    if "length" in validation.column_names:
+        validation = validation.select(np.argsort(validation["length"][:], kind="stable"))
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=schedule.epochs,
@@ -661,7 +792,7 @@ def _run(
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=True,
+        save_only_model=not resumable,
         metric_for_best_model="macro_f1",
         logging_steps=20,
         logging_nan_inf_filter=False,
@@ -671,6 +802,10 @@ def _run(
         label_names=["labels"],
         dataloader_pin_memory=device.type == "cuda",
     )
+    if arguments.n_gpu > 1:  # torchrun gives each GPU a process; DataParallel cannot split a batch
+        arguments._n_gpu = 1
+    bar = _Bar(what)
+    every = [_SaveEvery(schedule.checkpoint_every)] if resumable else []
     trainer = DistillationTrainer(
         model,
         arguments,
@@ -679,12 +814,14 @@ def _run(
         train_dataset=data,
         eval_dataset=validation,
         compute_metrics=lambda p: accuracy_and_macro_f1(p.predictions, p.label_ids),
-        callbacks=[_SaveEvery(schedule.checkpoint_every), _Clock(), _Bar(what)],
+        callbacks=[*every, _Clock(), bar],
     )
     _silence(trainer)
-    with told_as_user_error(folder):
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    return _summary(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        bar.close()
+    return trainer.state
 
 
 def _silence(trainer: Trainer) -> None:
@@ -694,7 +831,23 @@ def _silence(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
 
 
-def last_checkpoint(folder: Path) -> str | None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' warnings, on the clock of the file system for one."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+
+def last_checkpoint(folder: Path) -> Path | None:
     """Give the newest complete checkpoint; an incomplete one, of a killed run, is removed.
 
     The Trainer writes ``trainer_state.json`` last.
@@ -702,23 +855,78 @@ def last_checkpoint(folder: Path) -> str | None:
     found = []
     for path in folder.glob("checkpoint-*"):
         try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(state["global_step"]), str(path)))
-        except (OSError, ValueError, KeyError):
+            found.append((_read_state(path).global_step, path))
+        except (OSError, ValueError, TypeError):
             shutil.rmtree(path, ignore_errors=True)
     return max(found)[1] if found else None
 
 
-def _summary(trainer: Trainer) -> Training:
-    history = trainer.state.log_history
+def _read_state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def _keep_best(model: DistillationModel, folder: Path, state: TrainerState) -> None:
+    """Load the best epoch's weights, found by its step: the state's path is where it was *then*."""
+    PartialState().wait_for_everyone()
+    weights = load_file(folder / f"checkpoint-{state.best_global_step}" / "model.safetensors")
+    model.load_state_dict(weights)
+    model.eval()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Give a folder that goes away; under torchrun, the same for all processes."""
+    with TemporaryDirectory(prefix="distill_lab-") as own:
+        PartialState()
+        yield Path(broadcast_object_list([own])[0])
+        PartialState().wait_for_everyone()
+
+
+def _made_from(objective: Objective, schedule: Schedule, data: Dataset) -> dict[str, Any]:
+    """Say what a training depends on, beside model and knowledge."""
+    columns = (data[name][:] for name in ("id", "content_hash", "label"))
+    rows = hashlib.sha256(json.dumps(list(columns)).encode()).hexdigest()
+    own = {k: v for k, v in asdict(schedule).items() if k not in ("device", "checkpoint_every")}
+    return {**asdict(objective), **own, "examples": rows}
+
+
+def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:
+    """Refuse checkpoints of another training; else note what this one is made from."""
+    path = folder / "made_from.json"
+    if last_checkpoint(folder) is not None:
+        with suppress(OSError, ValueError):
+            then = json.loads(path.read_text(encoding="utf-8"))
+            differing = [k for k in made_from if then.get(k) != made_from[k]]
+            if differing:
+                raise UserError(
+                    f"the checkpoints in {folder} were made with other "
+                    f"{', '.join(differing).replace('_', ' ')}; give the same, or another folder"
+                )
+    if PartialState().is_main_process:
+        write_json(path, made_from)
+    PartialState().wait_for_everyone()
+
+
+def _clear(folder: Path) -> None:
+    """Remove what was written to the folder, and the folder unless it holds something else."""
+    PartialState().wait_for_everyone()
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    (folder / "made_from.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _summary(state: TrainerState) -> Training:
+    history = state.log_history
     epochs = [
         {"epoch": r["epoch"], "macro_f1": r["eval_macro_f1"], "accuracy": r["eval_accuracy"]}
         for r in history
         if "eval_macro_f1" in r
     ]
-    best = max(epochs, key=lambda r: r["macro_f1"], default={"epoch": 0.0})
+    best = max(epochs, key=lambda r: r["macro_f1"])
     return Training(
-        steps=trainer.state.global_step,
+        steps=state.global_step,
         seconds=max((r["seconds"] for r in history if "seconds" in r), default=0.0),
         epochs=epochs,
         best_epoch=best["epoch"],
