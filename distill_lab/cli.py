@@ -20,6 +20,8 @@ from rich.console import Console
 from distill_lab.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from distill_lab.tasks import Task
 
 app = typer.Typer(
@@ -104,6 +106,10 @@ def run(
         float | None,
         typer.Option(help="Passes of fine-tuning; 0: use it as it is [1]", rich_help_panel=MODELS),
     ] = None,
+    teacher_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak rate of the teacher [2e-4]", rich_help_panel=MODELS),
+    ] = None,
     teacher_frozen: Annotated[
         float | None,
         typer.Option(
@@ -140,7 +146,7 @@ def run(
         ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="T of the soft targets", rich_help_panel=OBJECTIVE)
+        float | None, typer.Option(help="T of the soft targets [2]", rich_help_panel=OBJECTIVE)
     ] = None,
     alpha: Annotated[
         float | None,
@@ -149,23 +155,27 @@ def run(
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(help="ε of the label-smoothing student [0.1]", rich_help_panel=OBJECTIVE),
+    ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Passes over the transfer set", rich_help_panel=OBJECTIVE),
+        typer.Option(help="Passes over the transfer set [3]", rich_help_panel=OBJECTIVE),
     ] = None,
     labelled_epochs: Annotated[
         float | None,
         typer.Option(
-            help="Passes of the students that see the labelled examples only",
+            help="Passes of the students that see the labelled examples only [4]",
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak rate of the students", rich_help_panel=OBJECTIVE),
+        typer.Option(help="Peak rate of the students [2e-3]", rich_help_panel=OBJECTIVE),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples a step", rich_help_panel=OBJECTIVE)
+        int | None, typer.Option(help="Examples a step [32]", rich_help_panel=OBJECTIVE)
     ] = None,
     seeds: Annotated[
         int | None,
@@ -175,7 +185,7 @@ def run(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The first seed [0]", rich_help_panel=OBJECTIVE)
+        int | None, typer.Option(min=0, help="The first seed [0]", rich_help_panel=OBJECTIVE)
     ] = None,
     device: DeviceOption = None,
     dtype: Dtype = None,
@@ -212,8 +222,8 @@ def run(
     if _is_main_process():
         console.print(render_terminal(report))
         folder = folder or Path("runs") / report["task"]["name"]
-        console.print(f"\nThe report: [bold]{folder / 'report.html'}[/bold]")
-        console.print(f'Try it: distill-lab predict {folder} "Shares fell after the merger."')
+        _say(f"\nThe report: {folder / 'report.html'}")
+        _print(f'Try it: distill-lab predict {folder} "some text"')
 
 
 @app.command()
@@ -249,14 +259,13 @@ def extract(
 ) -> None:
     """Ask a teacher about every example once, and keep the answers on disk."""
     from distill_lab import knowledge
-    from distill_lab.models import load_teacher, load_tokenizer
 
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
-    model = load_teacher(teacher, label_names=data.label_names)
+    model, processor = _trained(teacher, data)
     store = knowledge.extract(
         model,
         data,
-        load_tokenizer(teacher),
+        processor,
         out,
         split=split,
         features=[name.strip() for name in features.split(",")],
@@ -266,7 +275,7 @@ def extract(
         dtype=dtype or "auto",
     )
     if _is_main_process():
-        console.print(
+        _print(
             f"{len(store):,} examples, {store.bytes:,} bytes, "
             f"{store.bytes / len(store):,.0f} an example: {out}"
         )
@@ -294,7 +303,7 @@ def distill(
     epochs: Annotated[float, typer.Option(help="Passes over the examples")] = 3,
     learning_rate: Annotated[float, typer.Option(help="Peak rate")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Examples a step")] = 32,
-    seed: Annotated[int, typer.Option(help="Draws weights, batches and dropout")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Draws weights, batches and dropout")] = 0,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
@@ -308,16 +317,18 @@ def distill(
     from distill_lab import training
     from distill_lab.files import written_whole
     from distill_lab.knowledge import KnowledgeStore
-    from distill_lab.models import build_student, load_teacher, load_tokenizer, save_model
+    from distill_lab.models import build_student, save_model
+    from distill_lab.pipeline import check_same_tokenizer
 
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is not empty; give a new folder")
-    model = load_teacher(teacher, label_names=data.label_names)
-    processor = load_tokenizer(teacher)
+    model, processor = _trained(teacher, data)
+    check_same_tokenizer(student, processor)
     known = KnowledgeStore(store)
     known.check(data.split(split), processor=processor, teacher=model)
     built = build_student(model, student, init=str(init), embeddings=str(embeddings), seed=seed)
+    data.check(built, processor)
     wanted = training.parse_objective(objective, alpha=alpha, temperature=temperature)
     result = training.distill(
         built,
@@ -341,7 +352,7 @@ def distill(
             save_model(built, temporary)
             processor.save_pretrained(temporary)
         best = max((e["macro_f1"] for e in result.epochs), default=float("nan"))
-        console.print(
+        _print(
             f"{result.steps:,} steps in {result.seconds:.0f} s; validation macro-F1 {best:.4f} "
             f"(epoch {result.best_epoch:g}): {out}"
         )
@@ -364,12 +375,10 @@ def evaluate(
     """Measure a classifier's quality and cost on a split."""
     from distill_lab import evaluation
     from distill_lab.devices import moved, pick_device
-    from distill_lab.models import load_teacher, load_tokenizer
 
     place = pick_device(str(device or "auto"))
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
-    classifier = load_teacher(model, label_names=data.label_names)
-    processor = load_tokenizer(model)
+    classifier, processor = _trained(model, data)
     result = evaluation.evaluate(classifier, data, processor, split=split, device=str(place))
     intervals = evaluation.metric_intervals([result])
     rows, collate = data.encode(split, processor), data.collator(processor)
@@ -387,14 +396,14 @@ def evaluate(
         return
     for name in ("accuracy", "macro_f1"):
         i = intervals[name]
-        console.print(
+        _print(
             f"{name:<12} {i.mean:.4f}  (95 % interval over articles {i.low:.4f} to {i.high:.4f})"
         )
-    console.print(f"{'ece':<12} {result.ece:.4f}")
-    console.print(f"{'parameters':<12} {cost.parameters:,} ({cost.bytes:,} bytes)")
-    console.print(f"{'throughput':<12} {cost.throughput:,.0f} examples/s at batch 32")
+    _print(f"{'ece':<12} {result.ece:.4f}")
+    _print(f"{'parameters':<12} {cost.parameters:,} ({cost.bytes:,} bytes)")
+    _print(f"{'throughput':<12} {cost.throughput:,.0f} examples/s at batch 32")
     p50, p95 = cost.latency_ms["p50"], cost.latency_ms["p95"]
-    console.print(f"{'latency':<12} {p50:.2f} ms (p50), {p95:.2f} ms (p95)")
+    _print(f"{'latency':<12} {p50:.2f} ms (p50), {p95:.2f} ms (p95)")
 
 
 @app.command()
@@ -419,12 +428,14 @@ def predict(
         raise UserError("give texts, or --file texts.csv, one of the two")
     if out is not None and file is None:
         raise UserError("--out goes with --file; texts on the command line are printed")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder; give the name of a file")
     wanted = list(texts or []) if file is None else read_texts(file, text_column)
     pair = load_pair(run, seed=seed)
     predictions = predict_texts(pair, wanted, device=str(device or "auto"))
     if out is not None:
         write_csv(out, wanted, pair.label_names, predictions)
-        console.print(f"{len(wanted):,} predictions: {out}")
+        _print(f"{len(wanted):,} predictions: {out}")
     else:
         console.print(prediction_table(wanted, pair.label_names, predictions))
 
@@ -462,9 +473,29 @@ def _task(
     )
 
 
+def _trained(source: str, task: Task) -> tuple[PreTrainedModel, Any]:
+    """Load a classifier of the task and its tokenizer.
+
+    Raises:
+        UserError: It has no head that was trained, or cannot read the task's inputs.
+    """
+    from distill_lab.models import load_teacher, load_tokenizer
+    from distill_lab.pipeline import check_trained
+
+    model, tokenizer = load_teacher(source, label_names=task.label_names), load_tokenizer(source)
+    check_trained(source, model)
+    task.check(model, tokenizer)
+    return model, tokenizer
+
+
 def _say(line: str) -> None:
     if _is_main_process():
-        console.print(f"[bold]{line}[/bold]", highlight=False)
+        _print(line, style="bold")
+
+
+def _print(line: str, style: str | None = None) -> None:
+    """Print a line as it is: names of files are no markup, and no line is broken inside one."""
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_main_process() -> bool:
@@ -478,8 +509,8 @@ def _hush() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     logging.getLogger("distill_lab").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # for who writes libraries
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
 
 
 def main() -> None:

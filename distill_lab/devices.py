@@ -9,6 +9,7 @@ from statistics import median
 from typing import TypeVar
 
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from distill_lab.errors import UserError
@@ -41,6 +42,15 @@ def pick_device(name: str = "auto") -> torch.device:
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"there are {torch.cuda.device_count()} CUDA devices, and no {name!r}")
     return device
+
+
+def processes(device: str = "auto") -> PartialState:
+    """Join the processes that ``torchrun`` or ``accelerate launch`` started; else be the only one.
+
+    Accelerate joins processes on the CPU only when it is told so, and the first to ask decides for
+    all: ask here, before anything else does.
+    """
+    return PartialState(cpu=pick_device(device).type == "cpu")
 
 
 @lru_cache

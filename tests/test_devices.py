@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from distill_lab import devices
-from distill_lab.devices import autocast, pick_device, pick_dtype, synchronize
+from distill_lab.devices import (
+    autocast,
+    moved,
+    pick_device,
+    pick_dtype,
+    processes,
+    synchronize,
+)
 from distill_lab.errors import UserError
 
 CPU = torch.device("cpu")
@@ -98,3 +105,14 @@ def test_autocast_computes_in_the_dtype_and_float32_changes_nothing() -> None:
         assert (x @ x).dtype == torch.bfloat16
     with autocast(CPU, torch.float32):
         assert (x @ x).dtype == torch.float32
+
+
+def test_alone_there_is_one_process_and_it_is_the_main_one() -> None:
+    state = processes("cpu")
+    assert (state.num_processes, state.is_main_process) == (1, True)
+
+
+def test_a_model_is_moved_in_place() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert moved(model, torch.device("meta")) is model
+    assert model.weight.device.type == "meta"

@@ -35,6 +35,7 @@ from transformers import (
 from distill_lab import hub, models
 from distill_lab.errors import UserError
 from distill_lab.models import (
+    SVD_STD,
     attention_maps,
     block_index,
     build_student,
@@ -264,7 +265,7 @@ def test_an_id_that_the_hub_does_not_know_is_told_in_one_line(
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_GET = do_HEAD  # noqa: N815
+        do_GET = do_HEAD
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -272,9 +273,10 @@ def test_an_id_that_the_hub_does_not_know_is_told_in_one_line(
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotFound)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(
-        huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}"
-    )
+    here, constants = f"http://127.0.0.1:{server.server_port}", huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, here)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", here)
     try:
         assert hub.hub_answers()
         with refused("no local folder is called 'somebody/no-such-model', and the Hub does not"):
@@ -378,7 +380,7 @@ def test_embeddings_come_from_the_teacher_or_are_drawn(
 ) -> None:
     theirs = word_embeddings(wide_teacher).weight.detach()
     ours = word_embeddings(build_student(wide_teacher, embeddings="svd")).weight.detach()
-    expected = svd_embeddings(theirs, 128, std=wide_teacher.config.initializer_range)
+    expected = svd_embeddings(theirs, 128, std=SVD_STD)
     torch.testing.assert_close(ours[1:], expected[1:], rtol=0, atol=0)
     assert not ours[0].any(), "the padding row stays zero"
     drawn = word_embeddings(build_student(wide_teacher, embeddings="random")).weight
@@ -460,6 +462,18 @@ def test_svd_embeddings_do_not_depend_on_the_order_of_the_vocabulary() -> None:
     )
 
 
+def test_svd_embeddings_do_not_depend_on_the_signs_that_a_solver_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, eigh = torch.randn(50, 8), torch.linalg.eigh
+    expected = svd_embeddings(table, 4)
+    signs = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
+    for flip in (signs, -signs):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.linalg, "eigh", lambda m, f=flip: (eigh(m)[0], eigh(m)[1] * f))
+            torch.testing.assert_close(svd_embeddings(table, 4), expected)
+
+
 def test_svd_embeddings_have_the_spread_asked_for() -> None:
     table = torch.randn(50, 8)
     assert svd_embeddings(table, 4, std=0.02).std().item() == pytest.approx(0.02, rel=1e-5)
@@ -479,7 +493,9 @@ def test_embeddings_of_another_vocabulary_are_refused(
 # --- layers from the teacher -------------------------------------------------------------------
 
 
-def assert_same_block(student: PreTrainedModel, ours: str, teacher: PreTrainedModel, its: str):
+def assert_same_block(
+    student: PreTrainedModel, ours: str, teacher: PreTrainedModel, its: str
+) -> None:
     """Assert that two blocks have the same weights."""
     pair = (encoder_blocks(m)[int(n[-1])] for m, n in ((student, ours), (teacher, its)))
     one, other = (block.state_dict() for block in pair)

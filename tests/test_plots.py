@@ -29,7 +29,6 @@ from distill_lab.plots import (
     compact,
     png_bytes,
     save_figures,
-    write_whole,
 )
 
 SAMPLE = json.loads((Path(__file__).parent / "sample_report.json").read_text(encoding="utf-8"))
@@ -196,21 +195,6 @@ def test_compact_counts_keep_three_digits(number: int) -> None:
     value = float(text) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[unit]
     assert value == pytest.approx(number, rel=0.005)
     assert len(text) <= 5 and not (unit and float(text) < 1)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_whole(tmp_path / "file", b"old")
-
-    def full(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("distill_lab.plots.os.replace", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_pictures_are_of_print_width(report: dict[str, Any]) -> None:

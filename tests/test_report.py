@@ -244,7 +244,34 @@ def test_every_model_and_score_is_in_the_table(report: dict[str, Any]) -> None:
     page, shown = Page(html(report)).text, terminal(report)
     for key, look in STUDENTS.items():
         for text in (look.label, f"{100 * report['students'][key]['accuracy']['mean']:.1f}"):
-            assert text in page and text in shown
+            assert text in page and all(part in shown for part in text.split(", "))
+
+
+def test_a_fully_labelled_task_has_one_distilled_student(report: dict[str, Any]) -> None:
+    assert "one and the same" not in Page(html(report)).text + terminal(report)
+    report["task"]["transfer"] = report["task"]["train"]
+    page, shown = Page(html(report)).text, " ".join(terminal(report).split())
+    assert "one and the same" in page and "one and the same" in shown
+    assert "trained in three ways, 15 training runs" in page
+    assert "By the teacher's answers and the transfer set" not in page
+
+
+def test_a_teacher_used_as_it_came_is_not_said_to_have_learned(report: dict[str, Any]) -> None:
+    assert "labelled examples. Time" in Page(html(report)).text.replace(NBSP, " ")
+    report["settings"]["teacher_epochs"] = 0.0
+    page = Page(html(report)).text
+    assert "used as it came" in page and "learned from" not in page.split("Extract")[0]
+
+
+def test_the_page_says_how_epochs_were_chosen_and_in_what_was_computed(
+    report: dict[str, Any],
+) -> None:
+    report["environment"]["dtype"] = "bfloat16"
+    report["settings"]["objective"] = "soft+relations=1"
+    page = Page(html(report)).text
+    assert "the epoch with the best macro-F1 on them was kept" in page
+    assert "float32; training and extraction in bfloat16" in page
+    assert "“soft+relations=1” reads" in page
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -310,11 +337,13 @@ def test_many_classes_and_no_optional_keys_render(report: dict[str, Any]) -> Non
 # -- the terminal ----------------------------------------------------------------------------------
 
 
-def test_the_terminal_table_fits_in_100_columns(report: dict[str, Any]) -> None:
-    for width in (100, 140):
+def test_the_terminal_table_fits_in_80_columns(report: dict[str, Any]) -> None:
+    report["students"]["distilled"]["throughput"] = 123456.7  # a fast machine
+    for width in (80, 120):
         shown = terminal(report, width)
-        assert max(len(line.rstrip()) for line in shown.splitlines()) <= 100 or width > 100
+        assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
         assert "…" not in shown
+        assert "123,457" in shown
 
 
 def test_names_in_the_terminal_are_no_markup(report: dict[str, Any]) -> None:

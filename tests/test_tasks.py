@@ -565,7 +565,7 @@ def test_more_classes_than_examples_are_refused(tmp_path: Path) -> None:
 def test_an_unreachable_hub_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    monkeypatch.setattr(tasks, "_hub_answers", lambda: False)
+    monkeypatch.setattr(tasks, "hub_answers", lambda: False)
     before = datasets.config.HF_HUB_OFFLINE
     assert_refused("Hub cannot be reached .*csv:PATH", "hub:nobody/no-such-data-set")
     assert before == datasets.config.HF_HUB_OFFLINE
