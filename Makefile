@@ -2,7 +2,9 @@
 # On Linux without a GPU, the smaller CPU build of torch can be had from PyTorch's own index:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs and is new enough; 3.11 is what constraints.txt was made with.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -24,8 +26,8 @@ lint: .venv/tested
 	$(BIN)/mypy
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -n "$(PYTHON)" || \
+		{ echo "Python 3.11 or newer is needed: make demo PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
 
 # torch first and alone, so that its build is chosen here and not by what depends on it.
