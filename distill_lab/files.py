@@ -29,7 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            if path.is_dir():
+            if path.is_dir() and temporary.is_dir():  # a file never takes a folder's place
                 _remove(path)
             temporary.replace(path)
         finally:
@@ -41,7 +41,7 @@ def told_as_user_error(path: Path) -> Iterator[None]:
     """Tell a full disk, or a place that may not be written, in one line.
 
     Libraries wrap the operating system's error in their own (safetensors, torch), so the words
-    are looked at too.
+    are looked at too; torch's zip writer, ``inline_container``, says only that a write came short.
     """
     try:
         yield
@@ -49,11 +49,13 @@ def told_as_user_error(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+        words = (os.strerror(errno.ENOSPC), "inline_container.cc")
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in words):
             raise UserError(
                 f"the disk is full: {path} was not written; free some space and repeat"
             ) from error
-        if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        refused = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+        if number in refused:
             what = os.strerror(number)
             raise UserError(f"{path} cannot be written ({what}); choose another folder") from error
         raise

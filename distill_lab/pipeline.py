@@ -16,6 +16,7 @@ shards.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import platform
@@ -25,6 +26,7 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,9 +256,9 @@ def _load_models(s: Settings, task: Task) -> _Models:
     teacher = load_teacher(s.teacher, label_names=task.label_names)
     if not s.teacher_epochs:
         check_trained(s.teacher, teacher)
+    task.check(teacher, tokenizer)
     student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=s.seed)
-    for model in (teacher, student):
-        task.check(model, tokenizer)
+    task.check(student, tokenizer)
     _objective(s, student, teacher)
     return _Models(teacher, student, tokenizer)
 
@@ -377,22 +379,24 @@ class _Steps:
         s, folder = self.settings, self.folder / "knowledge"
         features = _objective(s, self.models.student, teacher).features()
         key = _key(self.teacher_key, sorted(features))
-        record_path = self.folder / "steps" / "knowledge.json"
-        record = _read_json(record_path)
-        if record.get("key") != key and _is_main():
+        path = self.folder / "steps" / "knowledge.json"
+        record = _read_json(path)
+        if record.get("key") != key:
             if record:
                 self.say("2 · Knowledge: the teacher or the objective changed; extracting anew")
-            shutil.rmtree(folder, ignore_errors=True)
-            write_json(record_path, {"key": key})
+            if _is_main():
+                shutil.rmtree(folder, ignore_errors=True)
+                write_json(path, {"key": key})
+            record = {}
         PartialState().wait_for_everyone()
-        if record.get("key") == key and "seconds" in record:
+        if "seconds" in record:
             self.say(f"2 · Knowledge: already extracted; using {folder}")
         else:
             self.say(
                 f"2 · Knowledge: ask the teacher about {len(self.task.transfer):,} examples "
                 f"({', '.join(features)}; {s.dtype})"
             )
-        before = time.perf_counter()
+        start = time.perf_counter()
         store = extract(
             teacher,
             self.task,
@@ -402,27 +406,44 @@ class _Steps:
             device=s.device,
             dtype=s.dtype,
         )
-        seconds = record.get("seconds", time.perf_counter() - before)
-        if _is_main():
-            write_json(record_path, {"key": key, "seconds": seconds})
-        return store, float(seconds)
+        if "seconds" not in record:
+            record = {"key": key, "seconds": time.perf_counter() - start}
+            if _is_main():
+                write_json(path, record)
+        return store, float(record["seconds"])
 
     def students(
         self, teacher: PreTrainedModel, store: KnowledgeStore
     ) -> dict[str, list[_Student]]:
-        """Train each kind of student once a seed."""
-        trained = {
-            variant: [self._student(variant, seed, teacher, store) for seed in self._seeds()]
-            for variant in VARIANTS
-            if not (self.same_data and variant == "distilled")
-        }
+        """Train each kind of student once a seed; those of a seed start from the same weights."""
+        s = self.settings
+        trained: dict[str, list[_Student]] = {variant: [] for variant in VARIANTS}
+        for seed in self._seeds():
+            build = lru_cache(
+                partial(
+                    build_student,
+                    teacher,
+                    s.student,
+                    init=s.init,
+                    embeddings=s.embeddings,
+                    seed=seed,
+                )
+            )
+            for variant, runs in trained.items():
+                if not (self.same_data and variant == "distilled"):
+                    runs.append(self._student(variant, seed, build, teacher, store))
         if self.same_data:
             self.say("3 · Students: every training example is labelled, so distilled is the same")
             trained["distilled"] = trained["distilled_same_data"]
         return trained
 
     def _student(
-        self, variant: str, seed: int, teacher: PreTrainedModel, store: KnowledgeStore
+        self,
+        variant: str,
+        seed: int,
+        build: Callable[[], PreTrainedModel],
+        teacher: PreTrainedModel,
+        store: KnowledgeStore,
     ) -> _Student:
         s, task = self.settings, self.task
         folder = self.folder / "students" / f"{variant}-seed{seed}"
@@ -432,7 +453,7 @@ class _Steps:
             self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
             return _Student(folder, made["steps"], made["seconds"])
         start = time.perf_counter()
-        student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=seed)
+        student = copy.deepcopy(build())
         schedule = _schedule(s, variant, seed, self.same_data)
         split = "transfer" if variant == "distilled" else "labelled"
         self.say(

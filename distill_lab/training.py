@@ -37,7 +37,7 @@ from transformers import (
 )
 
 from distill_lab import losses
-from distill_lab.devices import pick_device, pick_dtype
+from distill_lab.devices import pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import told_as_user_error, write_json
 from distill_lab.knowledge import (
@@ -658,8 +658,7 @@ def _train(
     what: str,
 ) -> Training:
     schedule = schedule or Schedule()
-    # Finds the processes that torchrun started, if it did; accelerate must be told of a CPU.
-    PartialState(cpu=pick_device(schedule.device).type == "cpu")
+    processes(schedule.device)
     _check_model(model, objective, task)
     data = task.encode(split, processor)
     if not objective.needs_teacher:

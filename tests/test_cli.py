@@ -9,15 +9,16 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
 import pytest
 from conftest import sentences, small_bert, write_csv
 from typer.testing import CliRunner
 
-from distill_lab import cli, hub, models, tasks
+from distill_lab import cli, models, tasks
 from distill_lab.pipeline import Settings
 
 
@@ -67,14 +68,15 @@ class CommandLine:
 @pytest.fixture
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> CommandLine:
+) -> Iterator[CommandLine]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # restored after
-    monkeypatch.setattr(hub, "hub_answers", lambda: False)
     for module in (models, tasks):
         monkeypatch.setattr(module, "hub_answers", lambda: False)
-    return CommandLine(tmp_path, monkeypatch, capsys)
+    datasets.disable_progress_bars()  # a process of its own has it from its environment
+    yield CommandLine(tmp_path, monkeypatch, capsys)
+    datasets.enable_progress_bars()
 
 
 @pytest.fixture

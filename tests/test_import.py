@@ -10,9 +10,17 @@ import pytest
 import distill_lab
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "pandas", "sklearn", "pyarrow")
-SURFACE = (
-    "load_task load_teacher build_student fine_tune extract KnowledgeStore distill evaluate compare"
-).split()
+SURFACE = [
+    "load_task",
+    "load_teacher",
+    "build_student",
+    "fine_tune",
+    "extract",
+    "KnowledgeStore",
+    "distill",
+    "evaluate",
+    "compare",
+]
 
 
 def loaded_after(code: str) -> str:
