@@ -54,7 +54,14 @@ def told_as_user_error(path: Path) -> Iterator[None]:
             raise UserError(
                 f"the disk is full: {path} was not written; free some space and repeat"
             ) from error
-        refused = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+        refused = (
+            errno.EACCES,
+            errno.EROFS,
+            errno.EPERM,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        )
         if number in refused:
             what = os.strerror(number)
             raise UserError(f"{path} cannot be written ({what}); choose another folder") from error
