@@ -161,7 +161,7 @@ def run(
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Passes over the transfer set [3]", rich_help_panel=OBJECTIVE),
+        typer.Option(help="Passes over the transfer set [4]", rich_help_panel=OBJECTIVE),
     ] = None,
     labelled_epochs: Annotated[
         float | None,
@@ -300,7 +300,7 @@ def distill(
     ] = "soft",
     temperature: Annotated[float, typer.Option(help="T of the soft targets")] = 2.0,
     alpha: Annotated[float, typer.Option(help="Weight of the soft targets")] = 1.0,
-    epochs: Annotated[float, typer.Option(help="Passes over the examples")] = 3,
+    epochs: Annotated[float, typer.Option(help="Passes over the examples")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak rate")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Examples a step")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Draws weights, batches and dropout")] = 0,

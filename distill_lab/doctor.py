@@ -64,7 +64,7 @@ def _teacher() -> Check:
     except UserError as error:
         detail, _, fix = str(error).partition("; ")
         return Check("minilm weights", False, detail, fix)
-    return Check("minilm weights", True, f"in place, sha256 {MINILM_SHA256[:12]}…", "")
+    return Check("minilm weights", True, f"in place, sha256 begins {MINILM_SHA256[:12]}", "")
 
 
 def _disk() -> Check:

@@ -111,7 +111,7 @@ class Settings:
     temperature: float = 2.0
     alpha: float = 1.0
     label_smoothing: float = 0.1
-    epochs: float = 3.0
+    epochs: float = 4.0
     labelled_epochs: float = 4.0
     learning_rate: float = 2e-3
     batch_size: int = 32
