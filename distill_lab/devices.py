@@ -44,6 +44,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """Name a device for people: the card's name, or its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def processes(device: str = "auto") -> PartialState:
     """Join the processes that ``torchrun`` or ``accelerate launch`` started; else be the only one.
 
@@ -71,6 +76,11 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         return torch.float32
     gain = _product_seconds(device, torch.float32) / _product_seconds(device, torch.bfloat16)
     return torch.bfloat16 if gain >= GAIN_WORTH_HAVING else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a dtype as ``pick_dtype`` takes it: ``bfloat16``, ``float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:

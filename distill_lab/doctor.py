@@ -42,14 +42,13 @@ def _compute() -> list[Check]:
     try:
         import torch
 
-        from distill_lab.devices import pick_device, pick_dtype
+        from distill_lab.devices import device_name, dtype_name, pick_device, pick_dtype
     except ImportError as error:
         return [Check("device", False, f"torch cannot be imported: {error}", "reinstall torch")]
     device = pick_device()
-    dtype = str(pick_dtype(device)).removeprefix("torch.")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    dtype = dtype_name(pick_dtype(device))
     return [
-        Check("device", True, f"{name}, {torch.get_num_threads()} threads", ""),
+        Check("device", True, f"{device_name(device)}, {torch.get_num_threads()} threads", ""),
         Check("dtype", True, f"{dtype} (measured: the faster of float32 and bfloat16)", ""),
     ]
 

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub can be reached: asked once, briefly, before anything is tried."""
+"""Whether the Hugging Face Hub can be reached: asked briefly, before anything is tried."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from distill_lab.devices import autocast, moved, pick_device, pick_dtype, processes
+from distill_lab.devices import autocast, dtype_name, moved, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import write_json, written_whole
 from distill_lab.models import (
@@ -364,7 +364,7 @@ def extract(
         teacher,
         processor,
         max_length=task.max_length,
-        dtype=f"{str(computed).removeprefix('torch.')} → {stored_dtype}",
+        dtype=f"{dtype_name(computed)} → {stored_dtype}",
         features=features,
         top_k=top_k,
     )

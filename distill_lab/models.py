@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
@@ -201,7 +202,7 @@ def _from_pretrained(auto: Any, source: str, **kwargs: Any) -> Any:
     reachable = local or hub_answers()
     if not reachable:
         kwargs["local_files_only"] = True  # the Hub's cache, at once
-    with _quiet():
+    with quiet_transformers():
         try:
             # Without False, code that came with a checkpoint may be offered at a prompt.
             return auto.from_pretrained(
@@ -220,26 +221,23 @@ def _from_pretrained(auto: Any, source: str, **kwargs: Any) -> Any:
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save a model in Hub layout (safetensors), quietly."""
-    with _quiet():
+    with quiet_transformers():
         model.save_pretrained(folder)
 
 
-class _quiet:
-    """Silence transformers' progress bars and its list of newly drawn weights."""
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and notes, on newly drawn weights for one."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.verbosity = logging.get_verbosity()
-        self.bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *error: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.verbosity)
-        if self.bars:
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
             logging.enable_progress_bar()
 
 
@@ -289,7 +287,7 @@ def build_student(
         return student
     config = student_config(teacher.config, size, names)
     set_seed(seed)
-    with _quiet():
+    with quiet_transformers():
         student = cast(
             PreTrainedModel, AutoModelForSequenceClassification.from_config(config).float()
         )

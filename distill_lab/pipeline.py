@@ -36,7 +36,7 @@ import transformers
 from accelerate import PartialState
 from transformers import PreTrainedModel, set_seed
 
-from distill_lab.devices import moved, pick_device, pick_dtype
+from distill_lab.devices import device_name, dtype_name, moved, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.evaluation import (
     Cost,
@@ -195,6 +195,7 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     """
     start = time.perf_counter()
     device = pick_device(settings.device)
+    processes(settings.device)
     task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
     folder = Path(out) if out is not None else Path("runs") / task.name
     _claim(folder, settings)
@@ -548,7 +549,7 @@ class _Steps:
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "transformers": transformers.__version__,
-                "device": _device_name(device),
+                "device": device_name(device),
                 "dtype": s.dtype,
                 "threads": torch.get_num_threads(),
                 "seed": s.seed,
@@ -643,7 +644,7 @@ def _settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
     known = _read_json(path)
     if {k: known.get(k) for k in question} == question:
         return str(known["dtype"])
-    dtype = str(pick_dtype(device, asked)).removeprefix("torch.")
+    dtype = dtype_name(pick_dtype(device, asked))
     if _is_main():
         write_json(path, question | {"dtype": dtype})
     PartialState().wait_for_everyone()
@@ -670,10 +671,6 @@ def _key(*parts: Any) -> str:
 
 def _is_main() -> bool:
     return bool(PartialState().is_main_process)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _peak_memory() -> int | None:

@@ -49,7 +49,13 @@ from distill_lab.knowledge import (
     observe,
     token_mask,
 )
-from distill_lab.models import even_layer_map, label_names, layer_names, width
+from distill_lab.models import (
+    even_layer_map,
+    label_names,
+    layer_names,
+    quiet_transformers,
+    width,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -740,7 +746,7 @@ def _run(
 ) -> Training:
     state = _finished(folder)
     if state is None:
-        with told_as_user_error(folder), _quiet():
+        with told_as_user_error(folder), quiet_transformers():
             state = _fit(model, task, processor, knowledge, data, schedule, folder, what)
     _keep_best(model, folder, state)
     return _summary(state)
@@ -821,19 +827,6 @@ def _silence(trainer: Trainer) -> None:
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' warnings, on the clock of the file system for one."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 # --- checkpoints -------------------------------------------------------------------------------
