@@ -1,4 +1,5 @@
-# make demo runs the main job, make test passes the tests; each makes .venv itself.
+# make demo runs the main job, make lab opens the notebooks, make test passes the tests;
+# each makes .venv itself.
 # On Linux without a GPU, the smaller CPU build of torch can be had from PyTorch's own index:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -9,10 +10,13 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint fast clean
+.PHONY: demo lab test lint fast clean
 
 demo: .venv/installed
 	$(BIN)/distill-lab run
+
+lab: .venv/notebooks
+	$(BIN)/distill-lab lab
 
 test: lint .venv/tested
 	$(BIN)/python -m pytest
@@ -35,6 +39,10 @@ lint: .venv/tested
 	@echo "installing into .venv (a few minutes, once)"
 	$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(PIP) --editable .
+	@touch $@
+
+.venv/notebooks: .venv/installed
+	$(PIP) --editable '.[notebooks]'
 	@touch $@
 
 .venv/tested: .venv/installed

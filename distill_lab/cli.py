@@ -1,4 +1,4 @@
-"""The command line: ``distill-lab run | extract | distill | evaluate | predict | doctor``.
+"""The command line: ``run extract distill evaluate predict doctor``, and ``lab`` and ``course``.
 
 Commands import what they need when they run, so that ``distill-lab --help`` is quick.
 """
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from distill_lab.course.cli import app as course
+from distill_lab.course.cli import lab
 from distill_lab.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,9 +35,11 @@ app = typer.Typer(
     help="""Knowledge distillation for Transformers, end to end.
 
     [bold]distill-lab run[/bold] takes text through four steps: train a teacher, extract its
-    knowledge, train students, evaluate them. The other commands do one step each.""",
+    knowledge, train students, evaluate them. The next four do one step each.
+    [bold]distill-lab lab[/bold] opens the lessons.""",
 )
 console = Console()
+COURSE = "The course"
 
 
 class Device(StrEnum):
@@ -511,6 +515,10 @@ def _hush() -> None:
     logging.getLogger("distill_lab").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)  # for who writes libraries
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+
+
+app.command(rich_help_panel=COURSE)(lab)
+app.add_typer(course, rich_help_panel=COURSE)
 
 
 def main() -> None:

@@ -14,6 +14,19 @@ from typing import Any
 from distill_lab.errors import UserError
 
 
+def data_path(name: str) -> Path:
+    """Give the path of a file or folder of ``data/``, in an installed package or a checkout.
+
+    Raises:
+        UserError: It is in neither.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"data/{name} is missing from this installation; install distill_lab again")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it when the block ends well, else delete it.

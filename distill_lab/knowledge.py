@@ -432,6 +432,33 @@ def extract(
     return KnowledgeStore(folder)
 
 
+def pack(store: KnowledgeStore, folder: str | Path) -> KnowledgeStore:
+    """Write a store of logits anew, in one compressed shard sorted by id: the same, but small.
+
+    It loses nothing, and it is read like any other; only mapping it costs its decompression.
+
+    Raises:
+        UserError: The store has more than logits.
+    """
+    if store.features != ("logits",):
+        raise UserError(f"only logits are packed; this store has {', '.join(store.features)}")
+    folder, name = Path(folder), _shard_name(0)
+    tables = [shard.data.table for shard in store._shards]
+    table = pa.concat_tables(tables).sort_by("id").combine_chunks()
+    with (
+        written_whole(folder / name) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_stream(
+            sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+        ) as writer,
+    ):
+        writer.write_table(table, max_chunksize=len(table))
+    shard = {"file": name, "rows": len(table), "bytes": (folder / name).stat().st_size}
+    manifest = store.manifest | {"shard_size": len(table), "shards": [shard]}
+    write_json(folder / "manifest.json", manifest)
+    return KnowledgeStore(folder)
+
+
 def _check_features(teacher: PreTrainedModel, features: Iterable[str]) -> None:
     """Refuse a feature that the teacher has not, before anything is computed or written."""
     depth = teacher.config.num_hidden_layers

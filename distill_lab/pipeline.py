@@ -237,6 +237,30 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     return report
 
 
+def prepare_teacher(settings: Settings, folder: str | Path, *, say: Say = print) -> PreTrainedModel:
+    """Do the first step alone: give the teacher that a run in this folder would have.
+
+    Args:
+        settings: See ``Settings``; those of the students do not matter.
+        folder: A run's folder. A teacher that was made there from the same things is loaded.
+        say: Called with a line.
+
+    Raises:
+        UserError: Something given is wrong; or the folder belongs to another task.
+    """
+    device = pick_device(settings.device)
+    task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
+    folder = Path(folder)
+    _claim(folder, settings)
+    models = _load_models(settings, task)
+    dtype = _settled_dtype(folder, settings.dtype, device)
+    write_text(folder / "config.toml", settings_toml(settings))
+    settled = replace(settings, device=str(device), dtype=dtype)
+    teacher, _ = _Steps(settled, task, models, folder, say).teacher()
+    teacher.eval()
+    return moved(teacher, device)
+
+
 class _Models(NamedTuple):
     """What a run starts from."""
 

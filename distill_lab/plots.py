@@ -27,6 +27,8 @@ from distill_lab.errors import UserError
 from distill_lab.files import written_whole
 
 Report = Mapping[str, Any]
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+"""The colours of Okabe and Ito that can be told apart on white, with any colour vision."""
 DPI = 150
 ANNOTATED_CLASSES = 12  # above this, numbers in a heat map's cells can no longer be read
 FEW_EXAMPLES = 30  # an accuracy over fewer examples than this is drawn hollow
@@ -90,6 +92,33 @@ class ReportFigure(Figure):
             f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" '
             'style="max-width:100%">'
         )
+
+
+def canvas(
+    width: float,
+    height: float,
+    *,
+    title: str,
+    alt: str,
+    rows: int = 1,
+    columns: int = 1,
+    **subplots: Any,
+) -> tuple[ReportFigure, Any]:
+    """Give an empty figure in the house style, and its axes, for a lesson to draw on.
+
+    Args:
+        width, height: In inches; a notebook page is about 8 wide.
+        title: Of the whole figure.
+        alt: The text alternative: what the figure shows, with the numbers that matter.
+        rows, columns: Of axes; one pair of axes comes bare, more as an array.
+        subplots: Passed to ``Figure.subplots``, such as ``sharey=True``.
+    """
+    with matplotlib.rc_context(_style()):
+        figure = ReportFigure(figsize=(width, height), layout="constrained")
+        figure.alt = alt
+        axes = figure.subplots(rows, columns, **subplots)
+        figure.suptitle(_plain_text(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        return figure, axes
 
 
 # -- the four figures ------------------------------------------------------------------------------

@@ -446,18 +446,7 @@ def render_html(report: Report, pngs: Mapping[str, bytes] | None = None) -> str:
     Raises:
         UserError: the report is not complete.
     """
-    validate_report(report)
-    pngs = draw_figures(report) if pngs is None else pngs
-    sections = [
-        _section("What was done", _html_steps(report)),
-        _section("Results", _html_table(report)),
-        _section("What distillation gained", _html_gains(report)),
-        _section("Figures", "".join(_html_figure(name, png, report) for name, png in pngs.items())),
-        _section("Where the time went", _html_seconds(report)),
-        _section("How to read this page", _html_reading(report)),
-        _section("Settings and environment", _html_settings(report)),
-        _section("Repeat it", _html_repeat(report)),
-    ]
+    sections = [_section(title, body) for title, body in html_sections(report, pngs).items()]
     title = escape(f"Report card: {report['task']['name']}")
     page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -469,6 +458,26 @@ def render_html(report: Report, pngs: Mapping[str, bytes] | None = None) -> str:
         f"{_html_header(report)}<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
     return page.replace(" %", f"{NBSP}%")  # no line may begin with a percent sign
+
+
+def html_sections(report: Report, pngs: Mapping[str, bytes] | None = None) -> dict[str, str]:
+    """Give the report card's sections by title, as HTML; arguments as in ``render_html``.
+
+    Raises:
+        UserError: the report is not complete.
+    """
+    validate_report(report)
+    pngs = draw_figures(report) if pngs is None else pngs
+    return {
+        "What was done": _html_steps(report),
+        "Results": _html_table(report),
+        "What distillation gained": _html_gains(report),
+        "Figures": "".join(_html_figure(name, png, report) for name, png in pngs.items()),
+        "Where the time went": _html_seconds(report),
+        "How to read this page": _html_reading(report),
+        "Settings and environment": _html_settings(report),
+        "Repeat it": _html_repeat(report),
+    }
 
 
 def _section(title: str, body: str) -> str:

@@ -29,12 +29,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from itertools import chain, cycle, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill_lab.errors import UserError
+from distill_lab.files import data_path
 from distill_lab.hub import hub_answers
 
 if TYPE_CHECKING:
@@ -1020,7 +1020,7 @@ def _read_bbc_articles() -> dict[str, bytes]:
 
 
 def _bbc_manifest() -> dict[str, Any]:
-    text = (resources.files("distill_lab") / "data" / BBC_MANIFEST).read_text("utf-8")
+    text = data_path(BBC_MANIFEST).read_text("utf-8")
     manifest: dict[str, Any] = json.loads(text)
     return manifest
 

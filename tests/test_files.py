@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distill_lab.errors import UserError
-from distill_lab.files import told_as_user_error, write_json, write_text, written_whole
+from distill_lab.files import data_path, told_as_user_error, write_json, write_text, written_whole
 
 
 def test_what_is_written_stands_under_its_name_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -108,3 +108,9 @@ def test_other_errors_keep_their_kind() -> None:
         raise KeyError("x")
     with pytest.raises(UserError, match=r"^as it was$"), told_as_user_error(Path("x")):
         raise UserError("as it was")
+
+
+def test_data_that_is_missing_is_told_in_one_line() -> None:
+    assert data_path("bbc-topics.json").is_file()
+    with pytest.raises(UserError, match="install distill_lab again"):
+        data_path("no-such-file.json")

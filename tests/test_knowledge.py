@@ -42,6 +42,7 @@ from distill_lab.knowledge import (
     extract,
     masked_mean,
     observe,
+    pack,
     parse_feature,
     top_k_compress,
     top_k_expand,
@@ -905,3 +906,29 @@ def test_the_manifest_says_what_the_store_holds(stored: KnowledgeStore, small_ta
     assert manifest["examples"] == len(small_task.transfer)
     assert stored.classes == list(small_task.label_names)
     assert manifest["fingerprint"]["max_length"] == 24
+
+
+# --- packing -----------------------------------------------------------------------------------
+
+
+def test_a_packed_store_is_smaller_and_says_the_same(
+    small_task: Task, small_tokenizer: Any, small_teacher: Any, tmp_path: Path
+) -> None:
+    store = extract(small_teacher, small_task, small_tokenizer, tmp_path / "store", shard_size=50)
+    packed = pack(store, tmp_path / "packed")
+    ids = small_task.transfer["id"][:]
+    assert torch.equal(packed.logits(ids), store.logits(ids))
+    assert packed.fingerprint == store.fingerprint
+    assert packed.bytes < store.bytes
+    packed.check(small_task.transfer, processor=small_tokenizer, teacher=small_teacher)
+
+
+def test_only_logits_are_packed(
+    small_task: Task, small_tokenizer: Any, small_teacher: Any, tmp_path: Path
+) -> None:
+    features = ("pooled.embeddings",)
+    store = extract(
+        small_teacher, small_task, small_tokenizer, tmp_path / "store", features=features
+    )
+    with pytest.raises(UserError, match="only logits"):
+        pack(store, tmp_path / "packed")

@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 
 from distill_lab.errors import UserError
 from distill_lab.models import load_teacher, weights_fingerprint
-from distill_lab.pipeline import VARIANTS, Settings, read_settings, run, settings_toml
+from distill_lab.pipeline import (
+    VARIANTS,
+    Settings,
+    prepare_teacher,
+    read_settings,
+    run,
+    settings_toml,
+)
 from distill_lab.tasks import load_task
 
 SCORE = ("mean", "low", "high", "values")
@@ -397,3 +404,24 @@ def test_a_csv_of_2000_rows_is_split_by_its_group_column(
     groups = [set(task.split(name)["group"][:]) for name in ("transfer", "validation", "test")]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
     assert counts["test_groups"] == len(groups[2])
+
+
+# --- the first step alone ----------------------------------------------------------------------
+
+
+def test_a_prepared_teacher_is_the_one_a_run_would_have(
+    small_settings: Settings, finished_run: Path, tmp_path: Path
+) -> None:
+    prepared = prepare_teacher(small_settings, tmp_path / "cache", say=lambda line: None)
+    task = load_task(small_settings.task, **small_settings.columns, max_length=24)
+    of_run = load_teacher(str(finished_run / "teacher"), label_names=task.label_names)
+    assert weights_fingerprint(prepared) == weights_fingerprint(of_run)
+    assert not prepared.training
+
+
+def test_a_prepared_teacher_is_loaded_the_second_time(
+    small_settings: Settings, a_copy: Path
+) -> None:
+    said: list[str] = []
+    prepare_teacher(small_settings, a_copy, say=said.append)
+    assert len(said) == 1 and "already" in said[0]

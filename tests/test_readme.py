@@ -39,10 +39,19 @@ def command_lines() -> list[str]:
     return [line for line in lines if line.startswith("distill-lab ")]
 
 
+def all_commands() -> list[Any]:
+    """Give the commands, those of groups among them."""
+    return [c for x in COMMANDS.values() for c in (x, *getattr(x, "commands", {}).values())]
+
+
 @pytest.mark.parametrize("line", dict.fromkeys(command_lines()))
 def test_every_command_line_is_one_that_the_program_takes(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
-    COMMANDS[name].make_context(name, arguments)  # parses and checks, runs nothing
+    command = COMMANDS[name]
+    if hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(name, arguments)  # parses and checks, runs nothing
 
 
 def test_the_table_has_every_command() -> None:
@@ -53,7 +62,7 @@ def test_the_table_has_every_command() -> None:
 def test_every_option_in_the_prose_exists() -> None:
     prose = re.sub(r"^ *```.*?^ *```$", "", README, flags=re.MULTILINE | re.DOTALL)
     named = {o for code in re.findall(r"`([^`]+)`", prose) for o in re.findall(r"--[a-z-]+", code)}
-    there = {o for command in COMMANDS.values() for p in command.params for o in p.opts}
+    there = {o for command in all_commands() for p in command.params for o in p.opts}
     assert named and named <= there | {"--help"}
 
 

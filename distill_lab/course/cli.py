@@ -1,0 +1,220 @@
+"""``distill-lab course build | list | reset | nbgrader`` and ``distill-lab lab``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from distill_lab.exercises.registry import Lesson
+
+app = typer.Typer(
+    name="course",
+    no_args_is_help=True,
+    help="Build the notebooks, list the lessons, put a lesson back, lay out a course for nbgrader.",
+)
+console = Console()
+
+LessonNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="LESSON", help="Names or numbers, such as 3 or 03_losses; else all"),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The course's folder; else the nearest one above with the lessons",
+    ),
+]
+
+
+@app.command()
+def build(
+    lessons: LessonNames = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if a notebook is not built")
+    ] = False,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Also run both; executed copies go to build/")
+    ] = False,
+    root: Root = None,
+) -> None:
+    """Make the solved and the student notebook of each lesson from solutions/NN_name.py."""
+    from distill_lab.course.notebooks import SOLUTIONS, find_root
+
+    chosen = _lessons(lessons)
+    folder = (root or find_root(SOLUTIONS)).resolve()
+    if check:
+        _check(folder, chosen)
+    else:
+        _build(folder, chosen)
+    if execute:
+        _execute(folder, chosen)
+
+
+def _build(folder: Path, chosen: tuple[Lesson, ...]) -> None:
+    from distill_lab.course import build
+
+    for lesson in chosen:
+        for line in build.build(folder, lesson):
+            _print(line)
+
+
+def _check(folder: Path, chosen: tuple[Lesson, ...]) -> None:
+    from distill_lab.course import build
+
+    well = True
+    for lesson in chosen:
+        try:
+            for stale in build.check_built(folder, lesson):
+                well = False
+                _print(stale.diff)
+                _print(stale.reason)
+        except build.SourceError as error:
+            well = False
+            if error.diff:
+                _print(error.diff)
+            _print(str(error))
+    if not well:
+        raise typer.Exit(1)
+    _print(f"{', '.join(x.name for x in chosen)}: every notebook is what its source makes")
+
+
+def _execute(folder: Path, chosen: tuple[Lesson, ...]) -> None:
+    import time
+
+    from distill_lab.course import build
+    from distill_lab.course.notebooks import NOTEBOOKS, SOLUTIONS
+
+    failed = False
+    for lesson in chosen:
+        for kind in (NOTEBOOKS, SOLUTIONS):
+            name, start = f"{kind}/{lesson.name}.ipynb", time.perf_counter()
+            _print(f"running {name} …")
+            try:
+                target = build.execute(folder, lesson, kind)
+            except build.CellFailed as error:
+                failed = True
+                _print(f"{name} failed:\n{error}")
+            else:
+                seconds = time.perf_counter() - start
+                _print(f"{name} ran in {seconds:.0f} s: {target.relative_to(folder)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_lessons() -> None:
+    """List lessons and exercises with points, minutes and difficulty."""
+    console.print(table(_lessons(None)))
+
+
+def table(shown: tuple[Lesson, ...]) -> Table:
+    """Lay lessons and their exercises out for the terminal."""
+    from rich.table import Table
+
+    from distill_lab.course.notebooks import stars
+
+    result = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    result.add_column("Lesson", no_wrap=True)
+    result.add_column("", overflow="fold")
+    for name in ("Points", "Minutes"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("Level", no_wrap=True)
+
+    for lesson in shown:
+        whole = f"{lesson.points:g}", str(lesson.minutes), stars(lesson.difficulty)
+        result.add_row(lesson.name, lesson.title, *whole, style="bold")
+        for x in lesson.exercises:
+            row = f"{x.points:g}", str(x.minutes), stars(x.difficulty)
+            result.add_row(f"  {x.id}", x.title, *row)
+    points = sum(lesson.points for lesson in shown)
+    minutes = sum(lesson.minutes for lesson in shown)
+    result.add_row("all", "", f"{points:g}", str(minutes), "", style="bold")
+    return result
+
+
+@app.command()
+def reset(
+    lesson: Annotated[str, typer.Argument(help="Name or number, such as 3 or 03_losses")],
+    exercise: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Put only this answer back, not the whole lesson"),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Put the stub back into a student notebook; the old notebook is kept beside it."""
+    from distill_lab.course import notebooks
+    from distill_lab.exercises.registry import find_lesson
+
+    chosen = find_lesson(lesson)
+    folder = root or notebooks.find_root(notebooks.NOTEBOOKS, notebooks.SOLUTIONS)
+    attempt = notebooks.reset(chosen, folder, exercise)
+    what = f"{exercise} in {chosen.name}.ipynb is" if exercise else f"{chosen.name}.ipynb is"
+    kept = f"; the notebook as it was: {attempt}" if attempt else ""
+    _print(f"{what} as released{kept}")
+    if attempt:
+        _print("If it is open in JupyterLab: File > Reload Notebook from Disk.")
+
+
+@app.command()
+def nbgrader(
+    folder: Annotated[Path, typer.Argument(help="The course's new folder")],
+    lessons: LessonNames = None,
+    root: Root = None,
+) -> None:
+    """Lay out a course for plain nbgrader: source notebooks, configuration, a README."""
+    from distill_lab.course.notebooks import SOLUTIONS, find_root
+
+    chosen = _lessons(lessons)
+    source = (root or find_root(SOLUTIONS)).resolve()
+    from distill_lab.course.nbgrader import lay_out
+
+    for line in lay_out(folder, chosen, source):
+        _print(line)
+
+
+def lab(
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- OPTION", help="Options for JupyterLab, after --"),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Open JupyterLab on the lessons; where there are none yet, put them into ./notebooks."""
+    from distill_lab.course.notebooks import (
+        NOTEBOOKS,
+        find_root,
+        has_lessons,
+        open_lab,
+        provide_notebooks,
+    )
+    from distill_lab.errors import UserError
+
+    try:
+        folder = (root or find_root(NOTEBOOKS)).resolve()
+    except UserError:
+        folder = Path.cwd()
+    if not has_lessons(folder / NOTEBOOKS):
+        written = provide_notebooks(folder, _lessons(None))
+        _print(f"the lessons are now in {folder / NOTEBOOKS}: {', '.join(x.name for x in written)}")
+    status = open_lab(folder / NOTEBOOKS, options or [])
+    if status:
+        raise typer.Exit(status)
+
+
+def _lessons(names: list[str] | None) -> tuple[Lesson, ...]:
+    from distill_lab.exercises import registry
+
+    return tuple(map(registry.find_lesson, names)) if names else registry.lessons()
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,253 @@
+"""Try an answer against the contracts of its exercise, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import linecache
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from distill_lab.exercises.contracts import AnswerRaised, Broken, Contract
+from distill_lab.exercises.registry import Exercise
+
+Status = Literal["passed", "failed", "untried"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one contract; ``broken`` says why where it failed."""
+
+    contract: Contract
+    status: Status
+    broken: Broken | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of all contracts of an exercise.
+
+    Attributes:
+        attempted: False where the stub still stands.
+    """
+
+    exercise: Exercise
+    outcomes: tuple[Outcome, ...]
+    attempted: bool
+
+    @property
+    def points(self) -> float:
+        """Points of the contracts that hold."""
+        return float(sum(o.contract.points for o in self.outcomes if o.status == "passed"))
+
+    @property
+    def passed(self) -> bool:
+        """Whether all contracts hold."""
+        return all(outcome.status == "passed" for outcome in self.outcomes)
+
+    @property
+    def first_failure(self) -> Outcome | None:
+        """The first contract that does not hold, in the exercise's order."""
+        return next((o for o in self.outcomes if o.status == "failed"), None)
+
+
+def judge(exercise: Exercise, function: Any, *, seed: int = 0) -> Verdict:
+    """Try a function against every contract of an exercise.
+
+    The first contract is what the others build on: where it fails they are not tried, so that an
+    answer such as a constant 0 earns nothing from the laws it happens to keep.
+
+    Args:
+        exercise: Gives the contracts.
+        function: The student's; anything else than a function fails the first contract.
+        seed: Of the drawn inputs. The same seed draws the same inputs.
+    """
+    answer = LocalAnswer(exercise, function)
+    outcomes: list[Outcome] = []
+    for position, contract in enumerate(exercise.contracts):
+        if outcomes and outcomes[0].status != "passed":
+            outcomes.append(Outcome(contract, "untried"))
+            continue
+        # A generator for each contract: adding one changes no other's inputs.
+        generator = torch.Generator().manual_seed(1000 * seed + position)
+        broken = _try(contract, answer, generator)
+        if position == 0 and answer.is_stub:
+            outcomes.append(Outcome(contract, "untried"))
+        else:
+            outcomes.append(Outcome(contract, "failed" if broken else "passed", broken))
+    return Verdict(exercise, tuple(outcomes), attempted=not answer.is_stub)
+
+
+def _try(contract: Contract, answer: LocalAnswer, generator: torch.Generator) -> Broken | None:
+    try:
+        contract.holds(answer, generator)
+    except Broken as broken:
+        return broken
+    except AnswerRaised as error:
+        where = f" in the line: {error.line}" if error.line else ""
+        return Broken(f"it raises {error.kind}{where} ({error.detail})", inputs=error.inputs)
+    except Exception as error:
+        # The contract could not work with what it was given: a wrong kind of value.
+        return Broken(
+            f"what it gives cannot be used as expected ({type(error).__name__}: {_line(error)}). "
+            "Compare it with what the docstring says it returns."
+        )
+    return None
+
+
+class LocalAnswer:
+    """A function of this process, asked as ``contracts.Answer`` says.
+
+    It gets copies of the inputs, what it prints goes nowhere, and what would be the exercise's
+    answer ready-made raises while it runs.
+    """
+
+    def __init__(self, exercise: Exercise, function: Any) -> None:
+        self.exercise = exercise
+        self.function = function
+        self.is_stub = False
+
+    def __call__(self, **inputs: Any) -> Any:
+        value = self._call(_copied(inputs), inputs)
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+    def gradients(self, *wrt: str, **inputs: Any) -> dict[str, Tensor | None]:
+        given = _copied(inputs)
+        leaves = {
+            name: value.requires_grad_()
+            for name, value in given.items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        value = self._call(given, inputs)
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            raise Broken(
+                "no gradient flows through its value: somewhere the tensor leaves the graph "
+                "(.item(), .detach(), .data, numpy, torch.no_grad or a new tensor made of it).",
+                inputs=inputs,
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = torch.autograd.grad(
+                    value.sum(), [leaves[name] for name in wrt], allow_unused=True
+                )
+        except RuntimeError as error:
+            raise AnswerRaised("RuntimeError", _line(error), "backward", inputs) from None
+        return dict(zip(wrt, found, strict=True))
+
+    def raised(self, **inputs: Any) -> str | None:
+        try:
+            self._call(_copied(inputs), inputs)
+        except AnswerRaised as error:
+            return error.kind
+        return None
+
+    def changed(self, **inputs: Any) -> list[str]:
+        given = _copied(inputs)
+        self._call(given, inputs)
+        return [name for name in inputs if not _same(given[name], inputs[name])]
+
+    def _call(self, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
+        if not callable(self.function):
+            raise Broken(
+                f"check was given {type(self.function).__name__}; expected the function "
+                f"{self.exercise.signature}, without calling it."
+            )
+        try:
+            with _quiet(), _withheld(self.exercise), torch.enable_grad():
+                return self.function(**given)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a check never ends the kernel
+            if isinstance(error, NotImplementedError) and self.exercise.id in str(error):
+                self.is_stub = True
+            detail = _line(error)
+            if "unexpected keyword argument" in detail or "required positional" in detail:
+                detail += f"; keep the stub's first line: def {self.exercise.signature}"
+            kind = type(error).__name__
+            raise AnswerRaised(kind, detail, _students_line(error), inputs) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _withheld(exercise: Exercise) -> Iterator[None]:
+    """Make what would be the answer itself raise, for as long as the answer runs."""
+
+    def refusal(name: str) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise PermissionError(f"{name} is the answer itself; may be called: {allowed}")
+
+        return refuse
+
+    allowed = exercise.may_call
+    with contextlib.ExitStack() as stack:
+        for dotted in exercise.not_allowed:
+            owner, name = _resolve(dotted)
+            stack.enter_context(patch.object(owner, name, refusal(dotted)))
+        yield
+
+
+def _resolve(dotted: str) -> tuple[Any, str]:
+    """Give the module or class that holds a dotted name, and the name's last part."""
+    path, _, name = dotted.rpartition(".")
+    try:
+        return importlib.import_module(path), name
+    except ImportError:
+        module, _, cls = path.rpartition(".")
+        return getattr(importlib.import_module(module), cls), name
+
+
+def _copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        return {k: copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    return {name: copy(value) for name, value in inputs.items()}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a.detach().nan_to_num(), b.nan_to_num())
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    return bool(a == b)
+
+
+def _line(error: BaseException) -> str:
+    """The error's message on one line, cut where it grows long."""
+    text = " ".join(str(error).split()) or "no message"
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _students_line(error: BaseException) -> str | None:
+    """The innermost line of the student's own code that led to the error."""
+    here = __file__
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != here and "site-packages" not in frame.filename
+    ]
+    if not own:
+        return None
+    frame = own[-1]
+    return (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip() or None
