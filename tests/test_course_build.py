@@ -416,6 +416,7 @@ def test_build_keeps_answers_that_somebody_wrote(root: Path) -> None:
 # --- running ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_execute_writes_executed_copies_and_leaves_the_notebooks(root: Path) -> None:
     change(root, "double(3)", "import os\nprint(os.environ['DISTILL_LAB_STRICT'], double(3))")
     done = course("build", "--execute")
@@ -429,6 +430,7 @@ def test_execute_writes_executed_copies_and_leaves_the_notebooks(root: Path) -> 
     assert said == {"notebooks": " 2\n", "solutions": "1 6\n"}
 
 
+@pytest.mark.slow
 def test_execute_shows_the_cell_that_fails_and_its_error(root: Path) -> None:
     change(root, "double(3)", "double(3)\n1 / 0")
     done = course("build", "--execute")

@@ -201,6 +201,7 @@ def lesson(request: pytest.FixtureRequest) -> Lesson:
     return registry.find_lesson(request.param)
 
 
+@pytest.mark.slow
 def test_the_repositorys_lessons_are_released_cell_for_cell(lesson: Lesson, tmp_path: Path) -> None:
     folder = tmp_path / "grading"
     done = course(str(folder), lesson.name, "--root", str(ROOT))

@@ -1,4 +1,4 @@
-"""``distill-lab course build | list | reset | nbgrader`` and ``distill-lab lab``."""
+"""``distill-lab course build | list | reset | nbgrader | store`` and ``distill-lab lab``."""
 
 from __future__ import annotations
 
@@ -178,6 +178,22 @@ def nbgrader(
 
     for line in lay_out(folder, chosen, source):
         _print(line)
+
+
+@app.command()
+def store(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run")],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="What the lessons call its report")
+    ] = "five_seeds",
+    root: Root = None,
+) -> None:
+    """Store a run's report and its teacher's logits in data/, for the lessons."""
+    from distill_lab.course.notebooks import SOLUTIONS, find_root
+    from distill_lab.course.stored import store_run
+
+    folder = (root or find_root(SOLUTIONS)).resolve()
+    store_run(run, folder / "data", name=name, say=_print)
 
 
 def lab(
