@@ -431,10 +431,12 @@ for example, answer in zip(shown, answers, strict=True):
 # %% [markdown]
 # Read the printed lines against the labels.
 #
-# - The label treats all wrong topics alike. The teacher ranks them: it says which other topics the
-#   sentence resembles, and how much. Hinton, Vinyals and Dean (2015) call this *dark knowledge*.
-# - A sentence that stands between two topics has a soft target between them. Its label is as certain
-#   as any other.
+# - The label treats all wrong topics alike. The teacher gives each a number of its own. Taken over many
+#   sentences, these say which topics resemble each other; Hinton called this *dark knowledge*.
+# - Of a single sentence, do the small numbers make sense to you? In some lines yes. Where the teacher
+#   is sure they are weak evidence, and it may rank last a topic you would name second.
+# - A sentence between several topics has a soft target spread over them. Its label is as certain as any
+#   other.
 # - Does the teacher's first choice differ from the label in one of the lines? Then the student is
 #   taught what the *teacher* thinks, right or wrong. Distillation passes on mistakes as well.
 # - For sentences of which the teacher is very sure, the soft target is nearly the hard label. To make
@@ -500,7 +502,7 @@ predict("order of the four students", my_order)
 #    a change: a further hint.
 # 3. **Mend it.** ✓ on every line gives all points. If some contracts hold and some do not, you get the
 #    points of those that hold; only when the *first* one fails are the others not tried, because they
-#    build on it.
+#    build on it. One slip can fail several lines: mend the first, and run the check again.
 #
 # Nothing can break. If you leave an exercise unsolved, `use(retention)` in the cell after the check
 # gives you the library's function in its place, says so in a line, and the notebook runs on. Once
@@ -581,12 +583,14 @@ table(
 )
 without = [count_parameters(m) - word_embeddings(m).weight.numel() for m in (body, student)]
 print(f"compression of all the rest, which does the computing: {compression(*without):.1f}")
-print(f"speedup in throughput (long run): {report['speedup']['throughput']:.1f}")
+print(f"speedup in batches of 32 (long run): {report['speedup']['throughput']:.1f}")
+print(f"speedup for a single sentence:       {report['speedup']['latency']:.1f}")
 
 # %% [markdown]
 # Word embeddings are a table in which a row is looked up for each word piece. They fill memory, but
-# looking up costs hardly any time; the time goes into the layers above them. So neither factor can
-# stand for the other. Lesson 02 opens both models.
+# looking up costs hardly any time; the time goes into the layers above them. So the one compression
+# says what is saved in memory, the other is nearer to what is saved in time, and how near depends on
+# how one measures. Lesson 02 opens both models.
 #
 # **Progress.** What you have done so far in all lessons, and what comes next. It is kept in a file in
 # your user data folder and sent nowhere; you can call `progress()` in any notebook.
@@ -608,7 +612,7 @@ accuracy = {name: row["accuracy"]["mean"] for name, row in report["students"].it
 order = sorted(accuracy, key=lambda name: -accuracy[name])
 recall("order of the four students", order)
 table(
-    ["model", "accuracy (%), mean", "retention", "each seed (%)"],
+    ["model", "accuracy (%), mean", "retention of accuracy", "each seed (%)"],
     [
         ["Teacher", f"{100 * teacher_row['accuracy']:.1f}", "", "(there is one teacher)"],
         *(
@@ -644,12 +648,24 @@ plot_students(report)
 #
 # The report states the first gain, and the first and third together, in percentage points of accuracy:
 
+
 # %%
-for name, what in {
-    "gain_over_hard_labels": "distilled on the same data, less hard labels",
-    "gain_with_transfer": "distilled on the transfer set, less hard labels",
+def paired(better: str, other: str) -> dict[str, float]:
+    """The mean difference of two students over the seeds, in points, with its 95 % interval."""
+    a, b = (np.array(report["students"][name]["accuracy"]["values"]) for name in (better, other))
+    difference = 100 * (a - b)
+    error = stats.sem(difference) * stats.t.ppf(0.975, len(difference) - 1)
+    mean = float(difference.mean())
+    return {"mean": mean, "low": mean - error, "high": mean + error}
+
+
+for what, gain in {
+    "label smoothing, less hard labels": paired("label_smoothing", "hard_labels"),
+    "same data, less label smoothing": paired("distilled_same_data", "label_smoothing"),
+    "same data, less hard labels": report["gain_over_hard_labels"],
+    "transfer set, less same data": paired("distilled", "distilled_same_data"),
+    "transfer set, less hard labels": report["gain_with_transfer"],
 }.items():
-    gain = report[name]
     verdict = "excludes" if gain["low"] > 0 or gain["high"] < 0 else "includes"
     print(
         f"{what}: {gain['mean']:+.1f} points, 95 % interval {gain['low']:.1f} to "
@@ -769,8 +785,8 @@ table(
 # %% [markdown]
 # **ECE by hand.** Suppose a model says "90 % sure" of ten sentences and is right about seven of them.
 # Confidence 0.9, accuracy 0.7: in this bin the gap is 0.2. ECE is the mean of such gaps, each bin
-# weighted by the sentences in it. Compare the ECE of the four students in the card: who claims more
-# than it can keep?
+# weighted by the sentences in it. Compare the ECE of the four students in the card: whose confidence is
+# furthest from its accuracy? (ECE does not say in which direction; the card's reliability figure does.)
 #
 # **A bootstrap by hand.** Where there is one seed, the card asks another question: what if the test had
 # other articles? It answers by drawing, from the articles we have, as many again *with* repetition,
@@ -847,8 +863,10 @@ print(
 )
 
 # %% [markdown]
-# These are the seconds of one machine, and throughput in batches of 32; with single sentences the
-# numbers are others. Two costs are not in them: somebody once trained MiniLM, on far more text than
+# These are the seconds of one machine, and throughput in batches of 32, measured in float32. Asking
+# the teacher went faster than that throughput, because it was done in bfloat16 with sentences sorted by
+# length, so that little was computed on padding; at such a rate it takes more sentences to break even.
+# With single sentences the numbers are others again. Two costs are not in them: somebody once trained MiniLM, on far more text than
 # ours, and somebody tried out settings before this run was made. An honest account of your own project
 # has a line for each.
 

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 2 · Transformers: what teacher and student are made of
 #
-# **Time** 75-90 minutes · **Difficulty** ★★★ · **You need** Python, PyTorch tensors, lesson 01
+# **Time** 90 minutes, with a good break after section 5 · **Difficulty** ★★★ · **You need** Python, PyTorch tensors, lesson 01
 #
 # In lesson 01 a teacher and a student were two boxes. In this lesson you open them. You write the
 # parts of a Transformer yourself, as pure functions of tensors, and at the end *your* functions,
@@ -68,7 +68,7 @@ torch.set_printoptions(precision=3, sci_mode=False)
 # %% [markdown]
 # ## 1 · Why look inside?
 #
-# Distillation needs very little of a model: logits in, loss out. But whoever builds a student has
+# Distillation needs very little of a model: only its logits. But whoever builds a student has
 # to decide how deep and how wide it is, what may be copied from the teacher, and where parameters
 # can be saved. All of this is about the inside of the box.
 #
@@ -317,7 +317,7 @@ causal_mask = use(causal_mask)
 print(causal_mask(4))
 
 # %% [markdown]
-# Now the heart of the lesson: the five steps of section 2, for any number of leading dimensions.
+# Now the heart of the lesson: steps 2 to 5 of section 2, for any number of leading dimensions.
 # The three dots `...` in the shapes stand for them (batch and heads, later). Some hints on form:
 #
 # - `key.transpose(-2, -1)` swaps the last two dimensions, whatever comes before;
@@ -675,7 +675,7 @@ print(f"shuffle, then attend, against attend, then shuffle: largest difference {
 # PyTorch's default of $10^{-5}$. The mean runs over the *width of one token*, never over the batch:
 # so a token's result does not depend on its neighbours in the batch, in contrast to BatchNorm.
 #
-# **Feed-forward network.** Each token by itself: expand to the inner width ($4d$ in BERT), apply a
+# **Feed-forward network (FFN).** Each token by itself: expand to the inner width ($4d$ in BERT), apply a
 # non-linear function, contract back to $d$ (Vaswani et al. 2017, §3.3). The original used ReLU;
 # BERT uses **GELU** (Hendrycks and Gimpel 2016, §2), $\text{GELU}(x) = x \cdot \Phi(x)$, where
 # $\Phi$ is the distribution function of the standard normal. `F.gelu` computes exactly this by
@@ -1315,9 +1315,9 @@ figure.colorbar(image, ax=axis, label="share of the row (0 to 1)")
 figure
 
 # %% [markdown]
-# Look at which classes are confused with which. The errors are not spread evenly: this is the
-# knowledge that hard labels do not carry and a teacher's probabilities do. Lesson 04 makes use of
-# it.
+# Look at which classes are confused with which. The errors are not spread evenly: some classes are
+# more alike than others. A teacher's probabilities carry this, a single hard label does not. Lesson 04
+# makes use of it.
 #
 # For one class $c$, with all others as "not $c$":
 #
@@ -1404,7 +1404,7 @@ for name, guesses in (("never says urgent", lazy), ("careful", careful), ("perfe
 #
 # Back to the inside. Your own functions can make the teacher's attention maps. The next cell does
 # so for all heads of all blocks on one sentence, compares them with what the model itself reports,
-# and looks for three simple patterns: tokens that look at the token before, at the token after, and
+# and looks for three simple patterns, of which some are strong here and some are not: tokens that look at the token before, at the token after, and
 # at `[SEP]`. It draws the head in which the first pattern is strongest.
 
 # %%
@@ -1519,7 +1519,8 @@ recall("uniform_last_block_percent", round(kept[f"block {depth - 1}"], 1))
 # %% [markdown]
 # Read the last two columns with care. Uniform attention still mixes the values of all tokens; only
 # the *pattern* is gone. Where the class stays the same for nearly all sentences, the pattern of
-# that one block was not needed for it, however convincing it looked in the viewer. And compare the
+# that one block was not needed for it, however convincing it looked in the viewer. With so few
+# sentences an accuracy is good to some 8 points either way: do not rank the blocks by it. Compare the
 # single blocks with "all blocks": what one block can do without, the model as a whole may well
 # need.
 #

@@ -25,7 +25,7 @@
 #
 # You need softmax, and the notation of lesson 01: logits $z$, probabilities $p$, the teacher's and
 # the student's marked $p_t$ and $p_s$, $N$ classes, $B$ examples in a batch. No teacher is run
-# here: its logits are stored. Plan 75 to 90 minutes.
+# here: its logits are stored. Plan about 75 minutes.
 
 # %%
 from __future__ import annotations
@@ -68,7 +68,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 # %% [markdown]
 # ## Why: one sentence, two targets
 #
-# A label names one class. It says nothing of the other four: for the label, a sentence about a
+# Our task sorts sentences into five topics: business, entertainment, politics, sports, tech. A label
+# names one of them. It says nothing of the other four: for the label, a sentence about a
 # software company's profits is as far from *tech* as from *sports*. The teacher's answer has a
 # number for each class. Below is the one of our example sentences about which the teacher is least
 # sure.
@@ -466,7 +467,8 @@ print(f"the teacher's entropy:                    {entropy(teacher_logits):.4f} 
 # `[batch]` or `[batch, tokens]`, true for a real row. Three rules, for all losses of this course:
 #
 # - *The sum runs over classes, the mean over the rows that count, of the whole batch.* Each token
-#   weighs the same, whatever the length of its text. The mean of no rows is 0.
+#   weighs the same, whatever the length of its text. At least one row counts in
+#   the exercise; the library gives 0 for none, where a plain mean would be 0 / 0 = NaN.
 # - *What stands under a false entry changes nothing,* whatever it is. Multiplying by 0 is not
 #   enough: $0 \cdot \mathrm{NaN}$ is NaN. Leave the rows out (`logits[mask]` keeps the others, as
 #   `[rows, classes]`), or put a harmless number there with `torch.where`, *before* the arithmetic.
@@ -507,7 +509,7 @@ def kl_divergence(
             Under a false entry anything may stand, even NaN.
 
     Returns:
-        A scalar; 0 if no row counts.
+        A scalar. At least one row counts.
     """
     ### BEGIN SOLUTION
     if mask is not None:
@@ -571,8 +573,8 @@ print("                                short text weighs more")
 #
 # A distance is the same in both directions, and no detour is shorter than the straight way. KL
 # keeps neither rule. Which error is dearer: to take a fair coin for one that shows heads nine times
-# in ten, $\mathrm{KL}(\text{fair}\,\|\,\text{bent})$, or the other way round? Guess `"fair ‖
-# bent"`, `"bent ‖ fair"` or `"equal"`, then run on.
+# in ten, $\mathrm{KL}(\text{fair}\,\|\,\text{bent})$, or the other way round? Guess which coin comes
+# first in the dearer one, `"fair"` or `"bent"`, or `"equal"`; then run on.
 
 # %%
 predict("03_coin", ...)
@@ -589,7 +591,7 @@ there, back = kl_divergence(bent, fair), kl_divergence(fair, bent)
 print(f"KL(fair ‖ bent) = {there:.4f} nats   KL(bent ‖ fair) = {back:.4f} nats")
 detour = kl_divergence(between, fair) + kl_divergence(bent, between)
 print(f"straight: KL(fair ‖ bent) = {there:.4f}   by way of 0.7: {detour:.4f}")
-recall("03_coin", "fair ‖ bent" if there > back else "bent ‖ fair")
+recall("03_coin", "fair" if there > back else "bent")
 
 # %% [markdown]
 # So always say which way round. This course writes the teacher first and calls
@@ -755,8 +757,8 @@ display(loss_explorer())
 # float32 has no number between 0 and about $10^{-45}$, so $e^{-104}$ *is* 0, and its logarithm is
 # $-\infty$. Logits that differ by 104 are enough, which a half-trained model, a low temperature or
 # a large vocabulary can bring about. A frequent patch adds a small number before the logarithm.
-# Compare the three on the first class of a uniform teacher, against a student that is nearly sure
-# of another one; the right values come from float64.
+# Compare the three: the cross-entropy under a uniform teacher, and its gradient in the first logit,
+# for a student that is nearly sure of the second class. The right values come from float64.
 
 
 # %%
@@ -801,7 +803,8 @@ table(["Student's logits", "How log p is taken", "Loss (nats)", "Gradient, first
 # %% [markdown]
 # - The plain way is infinite as soon as one probability underflows, and its gradient is NaN: one
 #   such row, and every weight of the student is NaN after the next step.
-# - The patch is finite and wrong. It caps each term at $-\log 10^{-8}$, and, what is worse, where
+# - The patch is finite and wrong. It caps each term at $-\log 10^{-8} = 18.4$ (here two of three
+#   classes are capped, at a weight of 1/3 each), and, what is worse, where
 #   the student is most wrong there is *no gradient left* to mend it. Nothing warns you.
 # - `log_softmax` subtracts: $\log p_i = z_i - \log\sum_k e^{z_k}$, with the largest logit taken out
 #   of the sum so that nothing overflows (Blanchard, Higham and Higham 2021 on its rounding errors).
@@ -831,7 +834,7 @@ print("kl_divergence at ±1e4:       ", kl_divergence(cases["extreme: −1e4, 1e
 #   `[batch, tokens, classes]` it leaves the sum over tokens in.
 # - `"sum"` divides by nothing: too large by $B$.
 #
-# The first two slips have been found in published distillation code. Here they are all at once, on
+# Here they are all at once, on
 # `[batch, classes] = [8, 5]`, and on tokens, `[batch, tokens, classes] = [4, 12, 5]` with no
 # padding.
 
@@ -1052,8 +1055,8 @@ for (weight, place, _), name in zip(peaks, list(bells)[1:3], strict=True):
 # choice. Neither is “the right one”: they ask for different things.
 #
 # A trap on the way: you cannot get the reverse KL by calling `kl_divergence(teacher, student)`. The
-# value would be right, but our function cuts the gradient of its second argument, and the student
-# would learn nothing.
+# value would be right, but our function cuts the gradient of its second argument. Alone, `backward()`
+# then fails; added to another loss it is worse: everything runs, and this term teaches nothing.
 
 # %% [markdown]
 # ## “KL makes the student more robust than cross-entropy”
@@ -1062,7 +1065,7 @@ for (weight, place, _), name in zip(peaks, list(bells)[1:3], strict=True):
 # $H(p_t)$ is a constant, so both losses have the same gradient, so two students that start with the
 # same weights and see the same batches take the same steps. Let us run it with real targets.
 #
-# The student is as small as a text classifier gets, a **bag of embeddings**: one learned vector a
+# The student is as simple as a text classifier gets, a **bag of embeddings**: one learned vector a
 # word, the mean over the words of the sentence, one linear layer to the five classes. No attention,
 # no order of words, not even the teacher's tokenizer.
 
@@ -1138,8 +1141,8 @@ print(f"largest change of a weight in training:         {max(moved):.3g}")
 print(f"largest difference of a weight, CE against KL:  {max(apart):.3g}")
 
 # %% [markdown]
-# The curves of the two losses differ by a constant, and the two students are the same student.
-# There is nothing for one to be more robust with. A difference of 0 means that even the roundings
+# The two losses differ by a constant, and the two students are the same student: neither can be the
+# more robust one. A difference of 0 means that even the roundings
 # agreed; if you wrote the losses in another way, you may see a difference the size of roundings,
 # which Adam can enlarge a little, against changes of the weights many times as large.
 #
@@ -1255,7 +1258,7 @@ display(figure)
 # the same number of steps. That is one kind of fairness; the best number of steps for each is
 # another (see *On your own*).
 #
-# **Seeds, and the size of the validation set.** Is a gain of half a point real? Seeds tell you how
+# **Seeds, and the size of the validation set.** Is a gain of a point real? Seeds tell you how
 # much the training's own chance matters; they do not tell you that another set of sentences would
 # give the same. The cell below puts a rough scale on both.
 #

@@ -27,7 +27,7 @@
 # You need lesson 03: entropy, cross-entropy, KL divergence and the gradient $p_s - p_t$. The
 # notation is that of lesson 01: logits $z$, probabilities $p$, the teacher's and the student's
 # marked $z_t, p_t$ and $z_s, p_s$, temperature $T$, weight $\alpha$ of the soft targets, $N$
-# classes, $B$ examples in a batch. Plan 75 to 90 minutes. **Budget:** all cells together run in
+# classes, $B$ examples in a batch. Plan about 75 minutes. **Budget:** all cells together run in
 # less than a minute on two CPU cores. No teacher is run: its logits are stored.
 
 # %%
@@ -96,9 +96,9 @@ for example in (sure, unsure):
 #
 # - No class ever overtakes another. Dividing by a positive number keeps the order, so the teacher's
 #   *prediction* is the same at every temperature.
-# - The upper teacher leaves a few per cent to four classes, much the same to each. A higher $T$
+# - Above, the teacher leaves a few per cent to four classes, much the same to each. A higher $T$
 #   makes them visible, but there is little to see.
-# - The lower teacher hesitates, and not evenly: some classes it considers, another it rules out. A
+# - Below, it hesitates, and not evenly: some classes it considers, another it rules out. A
 #   label can say none of this. At $T = 8$ it is nearly gone again.
 #
 # So a temperature is a *volume control for the small probabilities*. The questions of this lesson:
@@ -307,8 +307,9 @@ figure, panels = canvas(
     alt=f"Two log-log plots against temperature. Left, KL alone: the gradient falls from "
     f"{sizes[0]:.3g} at T = {low:.2g} to {sizes[-1]:.2g} at T = {high:.3g}; it follows the line 1/T "
     "at the low end, the line 1/T squared at the high end, and bends between T = 0.5 and T = 10. "
-    f"Right, T squared times KL: it rises from {sizes[0] * low**2:.2g} and is level, at "
-    f"{sizes[-1] * high**2:.2f}, from about T = 10 on.",
+    f"Right, T squared times KL: it rises from {sizes[0] * low**2:.2g}, passes "
+    f"{max(sizes * temperatures**2):.2f} and is level, at {sizes[-1] * high**2:.2f}, from about "
+    "T = 10 on.",
 )
 left, right = panels
 left.loglog(temperatures, sizes, color=BLUE, linewidth=2, label="KL")
@@ -364,8 +365,8 @@ table(
 # %% [markdown]
 # Read the second column from the top. At low temperatures both distributions are nearly one-hot,
 # their difference hardly depends on $T$, and what remains is the exact factor: $T^{-1}$. At high
-# ones the exponent goes to $-2$, which it may overshoot on the way. The temperatures that are used
-# in practice, 1 to 8, lie *in the bend*.
+# ones the exponent goes to $-2$, which it may overshoot on the way. Between lies a bend, here around
+# $T = 1$; with larger logits it moves to the right.
 #
 # So "multiply by $T^2$" is not a law but a convention that keeps the size of the soft gradient at
 # high $T$ from fading. Hinton et al. (2015, §2) say what it is for: that the relative contributions
@@ -410,7 +411,7 @@ print(F.cross_entropy(torch.zeros(2, 5), torch.tensor([-100, -100])).item())
 # |---|---|---|
 # | 0 | any | hard labels alone; $T$ and the teacher do not matter |
 # | 1 | 1 | the teacher's probabilities as they are |
-# | 1 | a little above 1 | its softened probabilities (the default of this course: $T = 2$) |
+# | 1 | a little above 1 | its softened probabilities (the long run has $\alpha = 1$ and $T = 2$) |
 # | 1 | very large | its centred logits, by squared error (next section) |
 # | 1 | near 0 | the teacher's argmax as if it were a label; but $T^2$ shrinks the loss to nothing |
 # | between | any | both, and where a sentence has a label and the teacher is wrong, a compromise |
@@ -432,7 +433,8 @@ def distillation_loss(
 
     Args:
         student_logits, teacher_logits: `[batch, classes]`; no gradient reaches the teacher.
-        labels: class numbers `[batch]`, −100 where there is none; may be None at α = 1.
+        labels: class numbers `[batch]`, −100 where there is none; None only at α = 1, where they
+            are not needed.
         temperature: T of the soft targets.
         alpha: weight of the soft targets, 0 to 1.
 
@@ -798,7 +800,7 @@ figure
 
 # %% [markdown]
 # A smoothed label has the same entropy for every sentence, a line in the picture. The teacher's
-# targets range over almost the whole axis: it has its doubts, but about particular sentences.
+# targets differ from sentence to sentence: it has its doubts, but about particular ones.
 #
 # Which is worth more? The long run of lesson 01 trained four students of the same size from the
 # same starting point with five seeds. Three of them saw exactly the same labelled sentences, for
@@ -961,7 +963,8 @@ print(f"\nThe sweep says: T = {winner}.")
 recall("04: the naive sweep's best temperature", winner)
 
 # %% [markdown]
-# Taken at its word: the higher the temperature, the better the student. There is even a ready
+# Taken at its word: the higher the temperature, the better the student. (A student of 22 % names the
+# same class for every sentence: it did not learn badly, it broke.) There is even a ready
 # explanation, "soft targets bring out the dark knowledge". Before you believe a sweep, ask three
 # questions of it.
 #

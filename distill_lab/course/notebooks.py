@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distill_lab.exercises.registry import Lesson
 
 SOLUTIONS, NOTEBOOKS = "solutions", "notebooks"
+NO_UPDATES = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
 
 
 # --- folders ------------------------------------------------------------------------------------
@@ -219,7 +220,10 @@ def open_lab(folder: Path, options: Sequence[str]) -> int:
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before one of the user's
     }
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", *options]
+    # No call for news or updates: it asks the user a question, and a class may have no network.
+    quiet = ["--LabApp.news_url=None", f"--LabApp.check_for_updates_class={NO_UPDATES}"]
+    place = f"--ServerApp.root_dir={folder}"
+    command = [sys.executable, "-m", "jupyterlab", place, *quiet, *options]
     if os.name == "posix":
         sys.stdout.flush()
         os.execve(sys.executable, command, environment)  # Ctrl-C and signals go to JupyterLab

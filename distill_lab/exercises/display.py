@@ -65,7 +65,10 @@ class CheckResult:
         lines = [f"Hint {k} of {len(hints)}: {hint}" for k, hint in enumerate(shown, 1)]
         if self.failures > len(hints):
             lesson = lesson_of(exercise).name
-            lines.append(f"These were all hints. The worked answer stands in the solved {lesson}.")
+            lines.append(
+                f"These were all hints. The worked answer stands in solutions/{lesson}.ipynb, "
+                "which a course may hand out later."
+            )
         return lines
 
     def __repr__(self) -> str:
@@ -143,7 +146,14 @@ def _shape(value: Any) -> str:
 
 def _reason(outcome: Outcome) -> str:
     reason = outcome.broken.reason if outcome.broken else ""
-    return reason[:1].upper() + reason[1:]
+    first = reason.split(maxsplit=1)[0] if reason else ""
+    name = first in outcome_names(outcome) or "_" in first or "(" in first  # a name stays as it is
+    return reason if name else reason[:1].upper() + reason[1:]
+
+
+def outcome_names(outcome: Outcome) -> set[str]:
+    """Names that a reason may begin with: those of the inputs."""
+    return set(outcome.broken.inputs) if outcome.broken else set()
 
 
 def _points(outcome: Outcome) -> str:

@@ -1048,7 +1048,7 @@ MULTI_HEAD = Exercise(
         ),
         Contract(
             "heads_side_by_side",
-            "Head h has the columns h·d to (h+1)·d − 1, before and after",
+            "Head i has the columns i·dₖ to (i+1)·dₖ − 1 (dₖ = width / heads), before and after",
             1,
             _side_by_side,
             (

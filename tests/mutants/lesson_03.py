@@ -503,9 +503,9 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant("soft_cross_entropy_gradient", exponentials_overflow, "zero_for_equal", "NaN"),
     Mutant(
-        "soft_cross_entropy_gradient", by_autograd, "formula", "torch.autograd.grad is the answer"
+        "soft_cross_entropy_gradient", by_autograd, "formula", "torch.autograd.grad` is the answer"
     ),
-    Mutant("soft_cross_entropy_gradient", by_backward, "formula", "backward is the answer"),
+    Mutant("soft_cross_entropy_gradient", by_backward, "formula", "backward` is the answer"),
     Mutant("soft_cross_entropy_gradient", subtracts_in_place, "inputs_unchanged", "in place"),
 ]
 
