@@ -628,7 +628,7 @@ table(
 )
 print(f"distill-lab run --seeds {report['settings']['seeds']}")
 
-# %%
+# %% figure="students"
 plot_students(report)
 
 # %% [markdown]

@@ -445,7 +445,7 @@ for width, divided, variance, largest, slope in rows:
 undivided = [float(v) for _, divided, v, _, _ in rows if not divided]
 recall("dot_product_variance_factor", round(undivided[-1] / undivided[0], 1))
 
-# %%
+# %% figure="scaling"
 figure, axes = canvas(
     8,
     3.2,
@@ -1136,7 +1136,7 @@ for who, model in models.items():
     share = 100 * parts[who]["word embeddings"] / parts[who].total()
     recall(f"{who}_word_embeddings_percent", round(share, 1))
 
-# %%
+# %% figure="parameters"
 figure, axes = canvas(
     8.4,
     3.0,
@@ -1284,7 +1284,7 @@ print(f"your teacher and the stored one agree on {same:.1%} of the {len(sample)}
 # The **confusion matrix** counts everything a classifier did. Row = true class, column = predicted
 # class. The diagonal is right; all else is wrong.
 
-# %%
+# %% figure="confusion"
 confusion = torch.zeros(N, N, dtype=torch.int64)
 for true, predicted in zip(labels.tolist(), predictions.tolist(), strict=True):
     confusion[true, predicted] += 1

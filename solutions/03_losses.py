@@ -709,7 +709,7 @@ table(
 # the hard label we take a teacher that is certain: a logit of 10,000 for the label, 0 for the
 # rest.)
 
-# %%
+# %% figure="pull"
 ignorant = torch.zeros(1, len(classes))
 pull_hard = -soft_cross_entropy_gradient(ignorant, 1e4 * hard[None])[0]
 pull_soft = -soft_cross_entropy_gradient(ignorant, torch.tensor(example["teacher"])[None])[0]
@@ -997,7 +997,7 @@ for name, bell in {**bells, "*the target itself*": two_peaks}.items():
     rows.append([name, *(f"{m:.3f}" for m in moments(bell)), *(f"{loss:.3f}" for loss in both)])
 table(["Student", "Mean", "Width", "Forward KL (nats)", "Reverse KL (nats)"], rows)
 
-# %%
+# %% figure="forward-and-reverse"
 forward_mean, forward_width = moments(bells["forward KL"])
 figure, axes = canvas(
     8,

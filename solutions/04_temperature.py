@@ -177,7 +177,7 @@ for temperature in (0.5, 1.0, 2.0):
 my_temperature = ...  # a number, such as 6.0
 predict("04: the temperature of half the entropy", my_temperature)
 
-# %%
+# %% figure="entropy"
 validation_rows = task().validation
 z_t = stored_knowledge("validation").logits(validation_rows["id"][:]).double()
 print(f"z_t: the teacher's logits on validation, {list(z_t.shape)} = [sentences, classes]")
@@ -297,7 +297,7 @@ recall(
     gradient_size(z_s, z_t, 4.0) / gradient_size(z_s, z_t, 8.0),
 )
 
-# %%
+# %% figure="gradient"
 low, high = temperatures[0], temperatures[-1]
 figure, panels = canvas(
     8.0,
@@ -1095,7 +1095,7 @@ print(
     f"{over_hard:+.1f} points from hard labels"
 )
 
-# %%
+# %% figure="fair-sweep"
 figure, (left, right) = canvas(
     8.0,
     3.5,

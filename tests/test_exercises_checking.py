@@ -148,6 +148,15 @@ def test_an_input_without_influence_has_no_gradient() -> None:
     assert gradients["y"] is None and torch.equal(gradients["x"], torch.ones(2))  # type: ignore[arg-type]
 
 
+def test_cutting_the_callers_tensor_off_is_told() -> None:
+    def squares(x: Tensor, y: Tensor) -> Tensor:
+        y.requires_grad = False
+        return (x * y).sum()
+
+    with pytest.raises(Broken, match="y no longer asks for a gradient"):
+        LocalAnswer(EXERCISE, squares).gradients("x", x=torch.ones(2), y=torch.ones(2))
+
+
 def test_global_random_state_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

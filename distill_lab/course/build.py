@@ -10,6 +10,7 @@ steps, in memory. Neither has outputs, and the same source always makes the same
 from __future__ import annotations
 
 import ast
+import base64
 import copy
 import difflib
 import hashlib
@@ -23,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from distill_lab.course.notebooks import (
     NOTEBOOKS,
     SOLUTIONS,
@@ -33,7 +36,7 @@ from distill_lab.course.notebooks import (
     stars,
 )
 from distill_lab.errors import UserError
-from distill_lab.files import write_text
+from distill_lab.files import write_text, written_whole
 
 try:
     import jupytext
@@ -56,7 +59,8 @@ if TYPE_CHECKING:
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 EXERCISE_KEY = "exercise"
-KEPT_METADATA = ("tags",)
+FIGURE_KEY = "figure"
+KEPT_METADATA = ("tags", FIGURE_KEY)
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -94,12 +98,14 @@ class Stale:
 # --- from a source to two notebooks -------------------------------------------------------------
 
 
-def solved_notebook(lesson: Lesson, source: str) -> NotebookNode:
+def solved_notebook(lesson: Lesson, source: str, figures: Path | None = None) -> NotebookNode:
     """Make the solved notebook, which is nbgrader's source too.
 
     Args:
         lesson: Its exercises give headings, table of points and check cells.
         source: The text of ``solutions/NN_name.py``.
+        figures: Where the pictures lie that say what a cell marked ``figure="NAME"`` should show;
+            a cell whose picture is not there goes without.
 
     Raises:
         SourceError: Source and registry do not agree; the message says where.
@@ -116,6 +122,9 @@ def solved_notebook(lesson: Lesson, source: str) -> NotebookNode:
         else:
             made += [_heading_cell(lesson, exercise), _answer_cell(cell, exercise)]
             made.append(_check_cell(exercise))
+        if figures is not None and FIGURE_KEY in cell.metadata:
+            picture = figure_path(figures, lesson, cell.metadata[FIGURE_KEY])
+            made += [_picture_cell(picture)] if picture.is_file() else []
         if position == 0 and exercises:
             made.append(_points_cell(lesson))
     for cell in made:
@@ -149,7 +158,8 @@ def read_lesson(root: Path, lesson: Lesson) -> NotebookNode:
     path = source_path(root, lesson)
     if not path.is_file():
         raise SourceError(f"{path} is missing; it is the source of lesson {lesson.name}")
-    return solved_notebook(lesson, path.read_text(encoding="utf-8"))
+    figures = root / NOTEBOOKS / "figures"
+    return solved_notebook(lesson, path.read_text(encoding="utf-8"), figures)
 
 
 # --- the source and the registry ----------------------------------------------------------------
@@ -330,6 +340,24 @@ def _points_cell(lesson: Lesson) -> NotebookNode:
     return cell
 
 
+def figure_path(figures: Path, lesson: Lesson, name: str) -> Path:
+    """Give the path of the picture of a cell marked ``figure="NAME"``."""
+    return figures / f"{lesson.name}-{name}.png"
+
+
+def _picture_cell(picture: Path) -> NotebookNode:
+    """Show a picture folded away. It lies in the cell, and so goes wherever the notebook goes."""
+    with Image.open(picture) as image:
+        alt = re.sub(r"[\[\]\s]+", " ", str(image.info.get("Description", "")))
+    cell: NotebookNode = new_markdown_cell(
+        "<details>\n<summary>What you should see (from a run of the solved notebook)</summary>\n\n"
+        f"![{alt}](attachment:{picture.name})\n\n</details>"
+    )
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    cell.attachments = {picture.name: {"image/png": data}}
+    return cell
+
+
 def _number(lesson: Lesson, exercise: Exercise) -> str:
     return f"{lesson.number}.{lesson.exercises.index(exercise) + 1}"
 
@@ -503,3 +531,29 @@ def execute(root: Path, lesson: Lesson, kind: str) -> Path:
         finally:
             write_text(target, as_text(notebook))
     return target
+
+
+def draw_figures(root: Path, lesson: Lesson) -> Iterator[Path]:
+    """Run the solved notebook and store the pictures of the cells marked ``figure="NAME"``.
+
+    Yields:
+        The path of each picture, as it is written.
+
+    Raises:
+        CellFailed: A cell raised.
+        SourceError: A marked cell shows no figure.
+    """
+    executed = nbformat.read(execute(root, lesson, SOLUTIONS), as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type != "code" or FIGURE_KEY not in cell.metadata:
+            continue
+        name = cell.metadata[FIGURE_KEY]
+        shown = "".join(o.get("data", {}).get("text/html", "") for o in cell.outputs)
+        found = re.search(r'src="data:image/png;base64,([^"]+)"', shown)
+        if found is None:
+            where = f"solutions/{lesson.name}.py"
+            raise SourceError(f"{where}: the cell marked figure={name!r} shows no figure")
+        path = figure_path(root / NOTEBOOKS / "figures", lesson, name)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(base64.b64decode(found[1]))
+        yield path

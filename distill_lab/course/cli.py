@@ -1,4 +1,4 @@
-"""``distill-lab course build | list | reset | nbgrader | store`` and ``distill-lab lab``."""
+"""``distill-lab course build | figures | list | reset | nbgrader | store``, and ``lab``."""
 
 from __future__ import annotations
 
@@ -107,6 +107,25 @@ def _execute(folder: Path, chosen: tuple[Lesson, ...]) -> None:
                 _print(f"{name} ran in {seconds:.0f} s: {target.relative_to(folder)}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def figures(lessons: LessonNames = None, root: Root = None) -> None:
+    """Run the solved notebooks and store their marked figures, as "what you should see"."""
+    from distill_lab.course import build
+    from distill_lab.course.notebooks import SOLUTIONS, find_root
+
+    chosen = _lessons(lessons)
+    folder = (root or find_root(SOLUTIONS)).resolve()
+    for lesson in chosen:
+        _print(f"running solutions/{lesson.name}.ipynb …")
+        try:
+            for path in build.draw_figures(folder, lesson):
+                _print(f"{path.relative_to(folder)} written")
+        except build.CellFailed as error:
+            _print(str(error))
+            raise typer.Exit(1) from None
+    _build(folder, chosen)
 
 
 @app.command("list")

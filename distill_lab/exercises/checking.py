@@ -127,6 +127,12 @@ class LocalAnswer:
             if isinstance(value, Tensor) and value.is_floating_point()
         }
         value = self._call(given, inputs)
+        if cut := [name for name, leaf in leaves.items() if not leaf.requires_grad]:
+            raise Broken(
+                f"it changes the caller's tensor: {cut[0]} no longer asks for a gradient after the "
+                "call. `.detach()` gives a copy that is cut off, and leaves the tensor as it is.",
+                inputs=inputs,
+            )
         if not isinstance(value, Tensor) or not value.requires_grad:
             raise Broken(
                 "no gradient flows through its value: somewhere the tensor leaves the graph "
