@@ -220,7 +220,7 @@ def open_lab(folder: Path, options: Sequence[str]) -> int:
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel before one of the user's
     }
-    # No call for news or updates: it asks the user a question, and a class may have no network.
+    # No calls out for news or updates: a class may have no network.
     quiet = ["--LabApp.news_url=None", f"--LabApp.check_for_updates_class={NO_UPDATES}"]
     place = f"--ServerApp.root_dir={folder}"
     command = [sys.executable, "-m", "jupyterlab", place, *quiet, *options]
