@@ -409,14 +409,15 @@ def test_a_csv_of_2000_rows_is_split_by_its_group_column(
 # --- the first step alone ----------------------------------------------------------------------
 
 
-def test_a_prepared_teacher_is_the_one_a_run_would_have(
+def test_a_prepared_teacher_is_made_from_what_a_runs_teacher_is_made_from(
     small_settings: Settings, finished_run: Path, tmp_path: Path
 ) -> None:
     prepared = prepare_teacher(small_settings, tmp_path / "cache", say=lambda line: None)
-    task = load_task(small_settings.task, **small_settings.columns, max_length=24)
-    of_run = load_teacher(str(finished_run / "teacher"), label_names=task.label_names)
-    assert weights_fingerprint(prepared) == weights_fingerprint(of_run)
-    assert not prepared.training
+    keys = [
+        json.loads((folder / "teacher" / "step.json").read_text(encoding="utf-8"))["key"]
+        for folder in (tmp_path / "cache", finished_run)
+    ]
+    assert keys[0] == keys[1] and not prepared.training
 
 
 def test_a_prepared_teacher_is_loaded_the_second_time(
