@@ -194,19 +194,8 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
         UserError: Something given is wrong; or the folder belongs to another task.
     """
     start = time.perf_counter()
-    device = pick_device(settings.device)
-    processes(settings.device)
-    task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
-    folder = Path(out) if out is not None else Path("runs") / task.name
-    _claim(folder, settings)
-    models = _load_models(settings, task)
-    # All that was given fits; nothing was written before.
-    settled = replace(
-        settings, device=str(device), dtype=_settled_dtype(folder, settings.dtype, device)
-    )
-    steps = _Steps(settled, task, models, folder, say)
-    if _is_main():
-        write_text(folder / "config.toml", settings_toml(settings))
+    steps = _begin(settings, out, say)
+    task, folder = steps.task, steps.folder
     prepare = time.perf_counter() - start
 
     teacher, teacher_seconds = steps.teacher()
@@ -248,17 +237,27 @@ def prepare_teacher(settings: Settings, folder: str | Path, *, say: Say = print)
     Raises:
         UserError: Something given is wrong; or the folder belongs to another task.
     """
+    steps = _begin(settings, folder, say)
+    teacher, _ = steps.teacher()
+    teacher.eval()
+    return moved(teacher, pick_device(settings.device))
+
+
+def _begin(settings: Settings, out: str | Path | None, say: Say) -> _Steps:
+    """Claim the run's folder, see that all that was given fits, and write the settings down."""
     device = pick_device(settings.device)
+    processes(settings.device)
     task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
-    folder = Path(folder)
+    folder = Path(out) if out is not None else Path("runs") / task.name
     _claim(folder, settings)
     models = _load_models(settings, task)
-    dtype = _settled_dtype(folder, settings.dtype, device)
-    write_text(folder / "config.toml", settings_toml(settings))
-    settled = replace(settings, device=str(device), dtype=dtype)
-    teacher, _ = _Steps(settled, task, models, folder, say).teacher()
-    teacher.eval()
-    return moved(teacher, device)
+    # All that was given fits; nothing was written before.
+    settled = replace(
+        settings, device=str(device), dtype=_settled_dtype(folder, settings.dtype, device)
+    )
+    if _is_main():
+        write_text(folder / "config.toml", settings_toml(settings))
+    return _Steps(settled, task, models, folder, say)
 
 
 class _Models(NamedTuple):
