@@ -14,9 +14,10 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_lab.exercises.contracts import AnswerRaised, Broken, Contract
+from distill_lab.exercises.objects import Buildable, build_inputs, copied, shared_parameters
 from distill_lab.exercises.registry import Exercise
 
 Status = Literal["passed", "failed", "untried"]
@@ -116,11 +117,24 @@ class LocalAnswer:
         self.is_stub = False
 
     def __call__(self, **inputs: Any) -> Any:
-        value = self._call(_copied(inputs), inputs)
-        return value.detach().clone() if isinstance(value, Tensor) else value
+        return copied(self._call(build_inputs(inputs), inputs))
+
+    def after(self, name: str, **inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        given = build_inputs(inputs)
+        value = copied(self._call(given, inputs))
+        if shared := shared_parameters(given):
+            raise Broken(
+                f"two models share memory after the call ({shared[0]}): training one would change "
+                "the other. Copy the values (`.copy_()`, `load_state_dict`), not the parameter.",
+                inputs=inputs,
+            )
+        return value, inputs[name].state(given[name])
+
+    def attached(self, **inputs: Any) -> bool:
+        return _any_requires_grad(self._call(build_inputs(inputs), inputs))
 
     def gradients(self, *wrt: str, **inputs: Any) -> dict[str, Tensor | None]:
-        given = _copied(inputs)
+        given = build_inputs(inputs)
         leaves = {
             name: value.requires_grad_()
             for name, value in given.items()
@@ -151,15 +165,15 @@ class LocalAnswer:
 
     def raised(self, **inputs: Any) -> str | None:
         try:
-            self._call(_copied(inputs), inputs)
+            self._call(build_inputs(inputs), inputs)
         except AnswerRaised as error:
             return error.kind
         return None
 
     def changed(self, **inputs: Any) -> list[str]:
-        given = _copied(inputs)
+        given = build_inputs(inputs)
         self._call(given, inputs)
-        return [name for name in inputs if not _same(given[name], inputs[name])]
+        return [name for name in inputs if not _unchanged(given[name], inputs[name])]
 
     def _call(self, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
         if not callable(self.function):
@@ -191,6 +205,7 @@ def _quiet() -> Iterator[None]:
         torch.random.fork_rng(devices=[]),
     ):
         warnings.simplefilter("ignore")
+        torch.manual_seed(0)  # so that dropout, say, falls alike at every call
         yield
 
 
@@ -222,13 +237,19 @@ def _resolve(dotted: str) -> tuple[Any, str]:
         return getattr(importlib.import_module(module), cls), name
 
 
-def _copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    def copy(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.detach().clone()
-        return {k: copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+def _any_requires_grad(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_any_requires_grad, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_any_requires_grad, value))
+    return isinstance(value, Tensor) and value.requires_grad
 
-    return {name: copy(value) for name, value in inputs.items()}
+
+def _unchanged(made: Any, given: Any) -> bool:
+    if not isinstance(given, Buildable):
+        return _same(made, given)
+    fresh = given.state(given.build({})) if isinstance(made, nn.Module) else {}
+    return all(_same(given.state(made)[name], value) for name, value in fresh.items())
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -236,6 +257,8 @@ def _same(a: Any, b: Any) -> bool:
         return a.shape == b.shape and torch.equal(a.detach().nan_to_num(), b.nan_to_num())
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)
 
 

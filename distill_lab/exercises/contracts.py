@@ -1,9 +1,10 @@
 """What a contract is, and how it asks an answer: only through ``Answer``, never directly.
 
 A contract is a law that a right answer keeps, tried on drawn inputs. It knows the expected values
-itself and learns the answer's through three questions (its value, its gradients, what it raises),
-with named tensors, numbers and dictionaries of tensors going in and tensors or numbers coming out.
-So the same contract can judge a function in this process or one that runs elsewhere.
+itself and learns the answer's by asking (its value, its gradients, what it raises or changes),
+with named plain data going in (tensors, numbers, texts, lists and dictionaries of them, and the
+``objects``) and plain data coming out. So the same contract can judge a function in this process
+or one that runs elsewhere.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ class Answer(Protocol):
 
     def changed(self, **inputs: Any) -> list[str]:
         """Give the names of the inputs that the function changes in place."""
+
+    def after(self, name: str, **inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """Give the function's value, and the state of the input ``name`` after the call.
+
+        That input is one of ``objects``: a classifier's state is its weights, say.
+
+        Raises:
+            AnswerRaised: The function raised.
+            Broken: Two models share parameters after the call.
+        """
+
+    def attached(self, **inputs: Any) -> bool:
+        """Whether the function's value, or a part of it, still carries a gradient."""
 
 
 class AnswerRaised(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ WORDS = {"passed": "holds", "failed": "fails", "untried": "not tried"}
 # Okabe and Ito's green and vermilion; the glyph says the same without colour.
 COLOURS = {"passed": "#009E73", "failed": "#D55E00", "untried": "inherit"}
 VALUES_SHOWN = 24
+ENTRIES_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,11 @@ def brief(value: Any) -> str:
         kind = str(value.dtype).removeprefix("torch.")
         return f"{kind} tensor of shape {list(value.shape)}, beginning {start}, …"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {_shape(v)}" for k, v in value.items()) + "}"
+        shown = [f"{k!r}: {_shape(v)}" for k, v in itertools.islice(value.items(), ENTRIES_SHOWN)]
+        more = [f"… {len(value) - ENTRIES_SHOWN} more"] if len(value) > ENTRIES_SHOWN else []
+        return "{" + ", ".join(shown + more) + "}"
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor | Mapping) for v in value):
+        return f"{len(value)} of them: " + "; ".join(map(brief, value[:ENTRIES_SHOWN]))
     return _number(value) if isinstance(value, float) else repr(value)
 
 
