@@ -47,7 +47,7 @@ from distill_lab.evaluation import (
     measure_cost,
     reliability,
 )
-from distill_lab.files import write_json, write_text, written_whole
+from distill_lab.files import read_json, write_json, write_text, written_whole
 from distill_lab.knowledge import KnowledgeStore, extract
 from distill_lab.models import (
     STUDENTS,
@@ -253,7 +253,7 @@ def _begin(settings: Settings, out: str | Path | None, say: Say) -> _Steps:
     models = _load_models(settings, task)
     # All that was given fits; nothing was written before.
     settled = replace(
-        settings, device=str(device), dtype=_settled_dtype(folder, settings.dtype, device)
+        settings, device=str(device), dtype=settled_dtype(folder, settings.dtype, device)
     )
     if _is_main():
         write_text(folder / "config.toml", settings_toml(settings))
@@ -338,7 +338,7 @@ class _Steps:
         # A fully labelled task has nothing to transfer to: both students are then the same.
         self.same_data = len(task.transfer) == len(task.labelled)
         s = settings
-        self.teacher_key = _key(
+        self.teacher_key = key_of(
             [task.fingerprint, s.max_length, processor_fingerprint(self.tokenizer)],
             weights_fingerprint(models.teacher),
             asdict(_teacher_schedule(s)) if s.teacher_epochs else None,
@@ -355,11 +355,11 @@ class _Steps:
         trained = asdict(_schedule(s, variant, seed, self.same_data))
         smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
         soft = [s.objective, s.temperature, s.alpha] if variant.startswith("distilled") else []
-        return _key(self.teacher_key, self.student_made_from, [variant, trained, smoothing, soft])
+        return key_of(self.teacher_key, self.student_made_from, [variant, trained, smoothing, soft])
 
     def report_key(self) -> str:
         students = [self.student_key(v, k) for v in VARIANTS for k in self._seeds()]
-        return _key(students, asdict(self.settings), SCHEMA)
+        return key_of(students, asdict(self.settings), SCHEMA)
 
     def _seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
@@ -402,9 +402,9 @@ class _Steps:
         """Ask the teacher once about every transfer example; give the store and the seconds."""
         s, folder = self.settings, self.folder / "knowledge"
         features = _objective(s, self.models.student, teacher).features()
-        key = _key(self.teacher_key, sorted(features))
+        key = key_of(self.teacher_key, sorted(features))
         path = self.folder / "steps" / "knowledge.json"
-        record = _read_json(path)
+        record = read_json(path)
         if record.get("key") != key:
             if record:
                 self.say("2 · Knowledge: the teacher or the objective changed; extracting anew")
@@ -581,7 +581,7 @@ class _Steps:
 
     def finished_report(self) -> dict[str, Any] | None:
         """Give the report if it was made from the same things."""
-        if _read_json(self.folder / "steps" / "report.json").get("key") != self.report_key():
+        if read_json(self.folder / "steps" / "report.json").get("key") != self.report_key():
             return None
         try:
             return load_report(self.folder)
@@ -660,11 +660,11 @@ def _claim(folder: Path, settings: Settings) -> None:
         raise UserError(f"the folder {folder} holds something else; choose another --out")
 
 
-def _settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
-    """Settle the dtype once a run: measured again, it might come out otherwise half-way."""
+def settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
+    """Settle the dtype once a folder: measured again, it might come out otherwise half-way."""
     path = folder / "steps" / "dtype.json"
     question = {"device": str(device), "asked": asked}
-    known = _read_json(path)
+    known = read_json(path)
     if {k: known.get(k) for k in question} == question:
         return str(known["dtype"])
     dtype = dtype_name(pick_dtype(device, asked))
@@ -676,19 +676,12 @@ def _settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
 
 def _made(folder: Path, key: str) -> dict[str, Any] | None:
     """Give the record of a finished step if it was made from the same things."""
-    record = _read_json(folder / "step.json")
+    record = read_json(folder / "step.json")
     return record if record.get("key") == key else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _key(*parts: Any) -> str:
+def key_of(*parts: Any) -> str:
+    """Hash what a result is made from, given as JSON values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -201,18 +201,23 @@ def nbgrader(
 
 @app.command()
 def store(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run")],
+    run: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of a finished run or study")
+    ],
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="What the lessons call its report")
+        str, typer.Option(metavar="NAME", help="What the lessons call a run's report")
     ] = "five_seeds",
     root: Root = None,
 ) -> None:
-    """Store a run's report and its teacher's logits in data/, for the lessons."""
+    """Store in data/ what the lessons show: a study's result, or a run's report and logits."""
     from distill_lab.course.notebooks import SOLUTIONS, find_root
-    from distill_lab.course.stored import store_run
+    from distill_lab.course.stored import store_run, store_study
 
-    folder = (root or find_root(SOLUTIONS)).resolve()
-    store_run(run, folder / "data", name=name, say=_print)
+    data = (root or find_root(SOLUTIONS)).resolve() / "data"
+    if (run / "study.json").is_file():
+        store_study(run, data)
+    else:
+        store_run(run, data, name=name, say=_print)
 
 
 def lab(

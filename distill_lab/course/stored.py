@@ -11,7 +11,7 @@ import torch
 from distill_lab.classroom import STORED_SPLITS
 from distill_lab.errors import UserError
 from distill_lab.evaluation import predict_logits
-from distill_lab.files import write_json
+from distill_lab.files import read_json, write_json
 from distill_lab.knowledge import KnowledgeStore, extract, pack
 from distill_lab.models import load_teacher, load_tokenizer
 from distill_lab.pipeline import VARIANTS, Say, read_settings
@@ -74,6 +74,24 @@ def store_run(run: Path, data: Path, *, name: str, say: Say = print) -> None:
             pack(store, data / "knowledge" / task.name / split)
     say("asking teacher and students about the course's own sentences")
     write_json(data / "examples.json", _answers(run, task, tokenizer))
+
+
+def store_study(folder: Path, data: Path) -> None:
+    """Write a study's result into ``data/``, with the command that repeats it.
+
+    Args:
+        folder: The folder of a finished study.
+        data: The folder ``data/``; the study's file stands in ``data/studies``.
+
+    Raises:
+        UserError: The folder holds no finished study.
+    """
+    result = read_json(folder / "study.json")
+    if not result:
+        raise UserError(f"{folder} holds no finished study; make one: distill-lab study FILE")
+    name = result["study"]
+    command = {"command": f"distill-lab study data/studies/{name}.toml"}
+    write_json(data / "results" / f"{name}.json", command | result)
 
 
 def _answers(run: Path, task: Task, tokenizer: Any) -> dict[str, Any]:

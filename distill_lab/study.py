@@ -1,0 +1,360 @@
+"""Compare arms: one training many times, each arm with something changed, over seeds.
+
+A study is a TOML file. Every arm is a training with the ``Settings`` of a run, those of
+``[settings]`` and what ``[arms.NAME]`` changes, and two words more: ``targets`` (``teacher`` or
+``labels``) and ``data`` (``labelled`` or ``transfer``)::
+
+    question = "Does a hotter teacher help?"
+    seeds = 5
+    baseline = "two"
+
+    [settings]
+    data = "labelled"
+    epochs = 2
+
+    [arms.two]
+    label = "T = 2"
+
+    [arms.eight]
+    label = "T = 8"
+    temperature = 8
+
+Arms differ in nothing else: seed k draws the same batches in all, and the same weights where the
+students have the same shape. Nothing is chosen on the test split: it is measured once, when an
+arm's epoch has been chosen on validation. What is done is kept, and an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedModel
+
+from distill_lab.devices import device_name, pick_device, processes
+from distill_lab.errors import UserError
+from distill_lab.evaluation import SEEDS_FOR_INTERVAL, Evaluation, evaluate, seeds_interval
+from distill_lab.files import read_json, write_json
+from distill_lab.knowledge import KnowledgeStore, extract
+from distill_lab.models import build_student, count_parameters, load_tokenizer, weights_fingerprint
+from distill_lab.pipeline import Say, Settings, key_of, prepare_teacher, settled_dtype
+from distill_lab.tasks import Task, load_task
+from distill_lab.training import Schedule, distill, fine_tune, parse_objective
+
+TARGETS = ("teacher", "labels")
+DATA = ("labelled", "transfer")
+METRICS = ("accuracy", "macro_f1")
+TEACHER_SETTINGS = ("teacher", "teacher_epochs", "teacher_learning_rate", "teacher_frozen", "seed")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of training.
+
+    Attributes:
+        name, label: For programs, and for people.
+        targets: What the student learns from: the ``teacher``'s answers, or the ``labels``.
+        data: The split it is trained on.
+        settings: Of the training; its ``epochs`` are the passes over ``data``.
+    """
+
+    name: str
+    label: str
+    targets: str
+    data: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms to compare.
+
+    Attributes:
+        name: The file's, without ending.
+        question: What the study asks, in a sentence.
+        seeds: Students of each arm, 3 or more, as intervals are over seeds.
+        baseline: The arm that gains are counted from.
+    """
+
+    name: str
+    question: str
+    seeds: int
+    baseline: str
+    arms: tuple[Arm, ...]
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study's file.
+
+    Raises:
+        UserError: It cannot be read, or says something that no training can take.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no study can be read at {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid TOML: {error}") from error
+    known = ("question", "seeds", "baseline", "settings", "arms")
+    if unknown := sorted(set(values) - set(known)):
+        raise UserError(f"{path}: unknown key {unknown[0]!r}; there are {', '.join(known)}")
+    shared, arms = values.get("settings", {}), values.get("arms", {})
+    if not isinstance(arms, dict) or len(arms) < 2:
+        raise UserError(f"{path}: a study compares two arms or more; give them as [arms.NAME]")
+    seeds, baseline = values.get("seeds", 5), values.get("baseline", next(iter(arms)))
+    if not isinstance(seeds, int) or seeds < SEEDS_FOR_INTERVAL:
+        raise UserError(
+            f"{path}: seeds is {seeds}; expected {SEEDS_FOR_INTERVAL} or more, as intervals are "
+            "over seeds"
+        )
+    if baseline not in arms:
+        raise UserError(f"{path}: no arm is called {baseline!r}; there are {', '.join(arms)}")
+    return Study(
+        name=path.stem,
+        question=str(values.get("question", "")),
+        seeds=seeds,
+        baseline=baseline,
+        arms=tuple(_arm(path, name, shared | own) for name, own in arms.items()),
+    )
+
+
+def _arm(path: Path, name: str, values: Mapping[str, Any]) -> Arm:
+    own = {"label": name, "targets": "teacher", "data": "labelled"}
+    own |= {key: values[key] for key in own if key in values}
+    given = {key: value for key, value in values.items() if key not in own}
+    settings = [field.name for field in fields(Settings) if field.name != "seeds"]
+    for key, value in given.items():
+        if key not in settings:
+            raise UserError(
+                f"{path}, arm {name}: unknown setting {key!r}; there are "
+                f"{', '.join((*own, *settings))}"
+            )
+        kind = type(getattr(Settings, key))
+        right = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not right and getattr(Settings, key) is not None:
+            raise UserError(f"{path}, arm {name}: {key} is {value!r}; expected {kind.__name__}")
+    for key, choices in (("targets", TARGETS), ("data", DATA)):
+        if own[key] not in choices:
+            raise UserError(
+                f"{path}, arm {name}: {key} is {own[key]!r}; choose {' or '.join(choices)}"
+            )
+    return Arm(name=name, settings=Settings(**given), **own)
+
+
+def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, Any]:
+    """Train every arm with every seed, or what of it is not done yet, and compare.
+
+    Args:
+        study: See ``read_study``.
+        out: The study's folder; what is kept there makes it resumable.
+        say: Called with a line at each training.
+
+    Returns:
+        What ``study.json`` holds: ``arms``, each with ``accuracy`` and ``macro_f1`` (mean, 95 %
+        interval over seeds, values), ``gain`` (points of accuracy over the baseline, paired by
+        seed), steps, seconds, the epochs on validation; ``teacher``; ``environment``.
+
+    Raises:
+        UserError: Something given is wrong, or the folder holds another study's results.
+    """
+    bench = _Bench(study, Path(out), say)
+    runs: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in study.arms}
+    number = 0
+    for seed in range(study.seeds):  # seed by seed, so that a stopped study is balanced
+        for arm in study.arms:
+            number += 1
+            runs[arm.name].append(bench.student(arm, seed, number))
+    result = {
+        "study": study.name,
+        "question": study.question,
+        "seeds": list(range(study.seeds)),
+        "baseline": study.baseline,
+        "arms": {arm.name: _summary(study, arm, runs) for arm in study.arms},
+        "teacher": bench.teacher_figures(study.arms[0].settings),
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": device_name(bench.device),
+            "dtype": bench.dtype,
+            "threads": torch.get_num_threads(),
+        },
+    }
+    write_json(Path(out) / "study.json", result)
+    return result
+
+
+class _Bench:
+    """What the trainings of a study share: the task, teachers and what is stored of them."""
+
+    def __init__(self, study: Study, folder: Path, say: Say) -> None:
+        self.study, self.folder, self.say = study, folder, say
+        first = study.arms[0].settings
+        alike = ("task", "max_length", "device", "dtype", *first.columns)
+        for arm in study.arms:
+            if any(getattr(arm.settings, k) != getattr(first, k) for k in alike):
+                raise UserError(
+                    f"arm {arm.name} has another task, max length, device or dtype than the first; "
+                    "give those in [settings], the same for all arms"
+                )
+        if processes(first.device).num_processes > 1:
+            raise UserError("a study runs in one process; start it without torchrun")
+        self.device = pick_device(first.device)
+        self.task: Task = load_task(first.task, **first.columns, max_length=first.max_length)
+        self.dtype = settled_dtype(folder, first.dtype, self.device)
+        self._teachers: dict[str, PreTrainedModel] = {}
+
+    def student(self, arm: Arm, seed: int, number: int) -> dict[str, Any]:
+        """Train and measure one student, or read what was kept of it."""
+        path = self.folder / "results" / f"{arm.name}-seed{seed}.json"
+        teacher, settings = self.teacher(arm.settings), arm.settings
+        key = key_of(
+            self.task.fingerprint,
+            weights_fingerprint(teacher),
+            [arm.targets, arm.data, seed, self.dtype],
+            {k: v for k, v in asdict(settings).items() if k not in ("device", "dtype", "seeds")},
+        )
+        kept = read_json(path)
+        total = self.study.seeds * len(self.study.arms)
+        what = f"{number} of {total} · {arm.label}, seed {seed}"
+        if kept.get("key") == key:
+            self.say(f"{what}: already trained")
+            return kept
+        self.say(what)
+        tokenizer = load_tokenizer(settings.teacher)
+        student = build_student(
+            teacher,
+            settings.student,
+            init=settings.init,
+            embeddings=settings.embeddings,
+            seed=seed,
+        )
+        common: dict[str, Any] = {
+            "split": arm.data,
+            "schedule": Schedule(
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+                batch_size=settings.batch_size,
+                seed=seed,
+                device=str(self.device),
+                dtype=self.dtype,
+            ),
+            "checkpoints": self.folder / "checkpoints" / f"{arm.name}-seed{seed}-{key[:12]}",
+            "what": arm.label,
+        }
+        if arm.targets == "teacher":
+            objective = parse_objective(
+                settings.objective, alpha=settings.alpha, temperature=settings.temperature
+            ).mapped(student, teacher)
+            store = self.knowledge(settings, arm.data, objective.features())
+            training = distill(student, store, self.task, tokenizer, objective=objective, **common)
+        else:
+            training = fine_tune(student, self.task, tokenizer, **common)
+        measured = self._evaluate(student, tokenizer, f"testing {arm.label}")
+        record = {
+            "key": key,
+            "parameters": count_parameters(student),
+            **{metric: getattr(measured, metric) for metric in METRICS},
+            **asdict(training),
+        }
+        write_json(path, record)
+        return record
+
+    def teacher(self, settings: Settings) -> PreTrainedModel:
+        """Give the teacher of these settings, fine-tuned once a study."""
+        name = self._teacher_name(settings)
+        if name not in self._teachers:
+            own = replace(settings, dtype=self.dtype, seeds=1)
+            self._teachers[name] = prepare_teacher(own, self._teacher_folder(name), say=self.say)
+        return self._teachers[name]
+
+    def teacher_figures(self, settings: Settings) -> dict[str, Any]:
+        """Give the teacher's name, size and what it is worth on the test split."""
+        teacher = self.teacher(settings)
+        path = self.folder / "results" / f"teacher-{self._teacher_name(settings)}.json"
+        key = key_of(self.task.fingerprint, weights_fingerprint(teacher))
+        kept = read_json(path)
+        if kept.get("key") != key:
+            measured = self._evaluate(teacher, load_tokenizer(settings.teacher), "testing teacher")
+            kept = {"key": key, **{metric: getattr(measured, metric) for metric in METRICS}}
+            write_json(path, kept)
+        figures = {metric: kept[metric] for metric in METRICS}
+        return {"name": settings.teacher, "parameters": count_parameters(teacher), **figures}
+
+    def knowledge(
+        self, settings: Settings, split: str, features: tuple[str, ...]
+    ) -> KnowledgeStore:
+        """Give what the teacher knows of a split, extracted once for each set of features."""
+        name = f"{split}-{key_of(self._teacher_name(settings), sorted(features))[:12]}"
+        return extract(
+            self.teacher(settings),
+            self.task,
+            load_tokenizer(settings.teacher),
+            self.folder / "knowledge" / name,
+            split=split,
+            features=features,
+            device=str(self.device),
+            dtype=self.dtype,
+        )
+
+    def _evaluate(self, model: PreTrainedModel, tokenizer: Any, what: str) -> Evaluation:
+        return evaluate(model, self.task, tokenizer, device=str(self.device), what=what)
+
+    def _teacher_name(self, settings: Settings) -> str:
+        return key_of({name: getattr(settings, name) for name in TEACHER_SETTINGS})[:12]
+
+    def _teacher_folder(self, name: str) -> Path:
+        return self.folder / "teachers" / name
+
+
+def _summary(study: Study, arm: Arm, runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    ours, base = runs[arm.name], runs[study.baseline]
+    values = {metric: [run[metric] for run in ours] for metric in METRICS}
+    summary = {
+        "label": arm.label,
+        "settings": {"targets": arm.targets, "data": arm.data, **arm.settings.given},
+        "parameters": ours[0]["parameters"],
+        "steps": ours[0]["steps"],
+        "seconds": float(np.mean([run["seconds"] for run in ours])),
+        **{m: seeds_interval(v).as_dict() | {"values": v} for m, v in values.items()},
+        "validation": [run["epochs"] for run in ours],
+        "curve": ours[0]["curve"],
+    }
+    if arm.name != study.baseline:
+        gains = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(ours, base, strict=True)]
+        summary["gain"] = seeds_interval(gains).as_dict()
+    return summary
+
+
+def study_table(result: Mapping[str, Any]) -> Table:
+    """Lay out a study's result for the terminal, a line an arm."""
+    table = Table("Arm", title=Text(str(result["question"])), title_justify="left")
+    gain = f"points over {result['arms'][result['baseline']]['label']}"
+    for name in ("accuracy [95 %]", gain, "macro-F1", "on validation", "steps", "seconds"):
+        table.add_column(Text(name), justify="right")
+    for arm in result["arms"].values():
+        best = [max(e["macro_f1"] for e in epochs) for epochs in arm["validation"]]
+        table.add_row(
+            Text(arm["label"]),
+            Text(_interval(arm["accuracy"], ".4f")),
+            Text(_interval(arm["gain"], "+.2f") if "gain" in arm else ""),
+            f"{arm['macro_f1']['mean']:.4f}",
+            f"{np.mean(best):.4f}",
+            f"{arm['steps']:,}",
+            f"{arm['seconds']:.0f}",
+        )
+    return table
+
+
+def _interval(value: Mapping[str, float], form: str) -> str:
+    return f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
