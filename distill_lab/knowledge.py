@@ -48,6 +48,7 @@ from distill_lab.models import (
     processor_fingerprint,
     weights_fingerprint,
 )
+from distill_lab.vocabulary import parent_fingerprint
 
 if TYPE_CHECKING:
     from distill_lab.tasks import Task
@@ -692,13 +693,18 @@ class KnowledgeStore:
 
         Args:
             data: Rows with ``id`` and ``content_hash``; a subset in any order is fine.
+            processor: The tokenizer that made the store, or one that was pruned from it, which
+                gives the same tokens of the texts it was pruned to, under other ids.
             teacher: The live teacher, where one is at hand.
 
         Raises:
             UserError: In one line, which of them it is.
         """
         made = self.fingerprint
-        if processor is not None and processor_fingerprint(processor) != made["tokenizer"]:
+        if processor is not None and made["tokenizer"] not in (
+            processor_fingerprint(processor),
+            parent_fingerprint(processor),
+        ):
             raise self._refusal("another tokenizer made it", "give the teacher's tokenizer")
         if max_length is not None and max_length != made["max_length"]:
             raise self._refusal(

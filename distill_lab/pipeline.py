@@ -63,6 +63,12 @@ from distill_lab.models import (
 from distill_lab.report import SCHEMA, load_report, write_report
 from distill_lab.tasks import Task, load_task
 from distill_lab.training import Objective, Schedule, distill, fine_tune, parse_objective
+from distill_lab.vocabulary import (
+    PrunedVocabulary,
+    describe_pruning,
+    prune_embeddings,
+    prune_to_texts,
+)
 
 Say = Callable[[str], None]
 LARGEST_SEED = 2**32  # NumPy takes no larger one
@@ -82,6 +88,8 @@ class Settings:
         teacher_learning_rate: Peak rate of the teacher.
         student: ``tiny``, ``small``, a folder, or a Hub id.
         init, embeddings: See ``build_student``.
+        prune_vocabulary: Leave the students only the word pieces of the transfer set's texts, see
+            ``vocabulary``.
         objective: See ``parse_objective``.
         temperature, alpha: T of the soft targets, and their weight.
         label_smoothing: ε of the label-smoothing student, the control that knows no classes.
@@ -107,6 +115,7 @@ class Settings:
     student: str = "tiny"
     init: str = "random"
     embeddings: str = "svd"
+    prune_vocabulary: bool = False
     objective: str = "soft"
     temperature: float = 2.0
     alpha: float = 1.0
@@ -141,8 +150,8 @@ class Settings:
 
     @property
     def given(self) -> dict[str, Any]:
-        """All settings that are set."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        """All settings that are set; a switch that is off is not."""
+        return {k: v for k, v in asdict(self).items() if v is not None and v is not False}
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -163,12 +172,16 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from error
     kinds = {field.name: str(field.type).partition(" ")[0] for field in fields(Settings)}
-    types: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+    types: dict[str, tuple[type, ...]] = {
+        **{"bool": (bool,), "int": (int,)},
+        **{"float": (int, float), "str": (str,)},
+    }
     for key, value in values.items():
         if key not in kinds:
             raise UserError(f"{path}: unknown setting {key!r}; there are {', '.join(kinds)}")
-        if not isinstance(value, types[kinds[key]]) or isinstance(value, bool):
-            raise UserError(f"{path}: {key} is {value!r}; expected {kinds[key]}")
+        kind = kinds[key]
+        if not isinstance(value, types[kind]) or isinstance(value, bool) != (kind == "bool"):
+            raise UserError(f"{path}: {key} is {value!r}; expected {kind}")
     return values
 
 
@@ -266,6 +279,12 @@ class _Models(NamedTuple):
     teacher: PreTrainedModel  # not yet fine-tuned
     student: PreTrainedModel  # as it is built from that teacher; those to train are built later
     tokenizer: Any
+    pruned: PrunedVocabulary | None  # the students' vocabulary, where it is not the teacher's
+
+    @property
+    def student_tokenizer(self) -> Any:
+        """The students' own tokenizer."""
+        return self.tokenizer if self.pruned is None else self.pruned.tokenizer
 
 
 def _load_models(s: Settings, task: Task) -> _Models:
@@ -281,10 +300,24 @@ def _load_models(s: Settings, task: Task) -> _Models:
     if not s.teacher_epochs:
         check_trained(s.teacher, teacher)
     task.check(teacher, tokenizer)
-    student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=s.seed)
-    task.check(student, tokenizer)
+    pruned = None
+    if s.prune_vocabulary:
+        pruned = prune_to_texts(tokenizer, task.transfer["text"][:], task.max_length)
+    student = _build_student(s, teacher, pruned, s.seed)
+    models = _Models(teacher, student, tokenizer, pruned)
+    task.check(student, models.student_tokenizer)
     _objective(s, student, teacher)
-    return _Models(teacher, student, tokenizer)
+    return models
+
+
+def _build_student(
+    s: Settings, teacher: PreTrainedModel, pruned: PrunedVocabulary | None, seed: int
+) -> PreTrainedModel:
+    """Build a student; one of a pruned vocabulary has a part of the other's embeddings."""
+    student = build_student(teacher, s.student, init=s.init, embeddings=s.embeddings, seed=seed)
+    if pruned is not None:
+        prune_embeddings(student, pruned.kept)
+    return student
 
 
 def check_same_tokenizer(student: str, tokenizer: Any) -> None:
@@ -332,7 +365,7 @@ class _Steps:
         self.settings = settings
         self.task = task
         self.models = models
-        self.tokenizer = models.tokenizer
+        self.tokenizer, self.student_tokenizer = models.tokenizer, models.student_tokenizer
         self.folder = folder
         self.say = say
         # A fully labelled task has nothing to transfer to: both students are then the same.
@@ -395,7 +428,7 @@ class _Steps:
         else:
             self.say(f"1 · Teacher: {s.teacher}, used as it is")
         seconds = max(spent, time.perf_counter() - start)
-        self._save(model, folder, key, {"seconds": seconds})
+        self._save(model, self.tokenizer, folder, key, {"seconds": seconds})
         return model, seconds
 
     def knowledge(self, teacher: PreTrainedModel) -> tuple[KnowledgeStore, float]:
@@ -440,18 +473,10 @@ class _Steps:
         self, teacher: PreTrainedModel, store: KnowledgeStore
     ) -> dict[str, list[_Student]]:
         """Train each kind of student once a seed; those of a seed start from the same weights."""
-        s = self.settings
         trained: dict[str, list[_Student]] = {variant: [] for variant in VARIANTS}
         for seed in self._seeds():
             build = lru_cache(
-                partial(
-                    build_student,
-                    teacher,
-                    s.student,
-                    init=s.init,
-                    embeddings=s.embeddings,
-                    seed=seed,
-                )
+                partial(_build_student, self.settings, teacher, self.models.pruned, seed)
             )
             for variant, runs in trained.items():
                 if not (self.same_data and variant == "distilled"):
@@ -469,7 +494,7 @@ class _Steps:
         teacher: PreTrainedModel,
         store: KnowledgeStore,
     ) -> _Student:
-        s, task = self.settings, self.task
+        s, task, tokenizer = self.settings, self.task, self.student_tokenizer
         folder = self.folder / "students" / f"{variant}-seed{seed}"
         key = self.student_key(variant, seed)
         name = variant.replace("_", " ")
@@ -492,26 +517,28 @@ class _Steps:
         }
         if variant.startswith("distilled"):
             objective = _objective(s, student, teacher)
-            training = distill(student, store, task, self.tokenizer, objective=objective, **common)
+            training = distill(student, store, task, tokenizer, objective=objective, **common)
         else:
             smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
-            training = fine_tune(student, task, self.tokenizer, label_smoothing=smoothing, **common)
+            training = fine_tune(student, task, tokenizer, label_smoothing=smoothing, **common)
         seconds = max(training.seconds, time.perf_counter() - start)
-        self._save(student, folder, key, asdict(training) | {"seconds": seconds})
+        record = asdict(training) | {"seconds": seconds}
+        self._save(student, tokenizer, folder, key, record)
         return _Student(folder, training.steps, seconds)
 
     def evaluate(
         self, teacher: PreTrainedModel, students: Mapping[str, list[_Student]]
     ) -> tuple[dict[str, list[Evaluation]], dict[str, Cost]]:
         """Predict the test split with every model, in float32, and measure what each costs."""
-        task, tokenizer = self.task, self.tokenizer
-        rows, collate = task.encode("test", tokenizer), task.collator(tokenizer)
+        task = self.task
+        encode = lru_cache(partial(task.encode, "test"))  # with one tokenizer, or with two
         device = pick_device(self.settings.device)
         evaluations: dict[str, list[Evaluation]] = {}
         costs: dict[str, Cost] = {}
         for name in ("teacher", *students):
             if name == "distilled" and self.same_data:
                 continue
+            tokenizer = self.tokenizer if name == "teacher" else self.student_tokenizer
             evaluations[name] = []
             for student in students.get(name, [None]):
                 model = teacher if student is None else self._load(student.folder)
@@ -519,6 +546,7 @@ class _Steps:
                 evaluations[name].append(
                     evaluate(model, task, tokenizer, device=str(device), what=what)
                 )
+            rows, collate = encode(tokenizer), task.collator(tokenizer)
             costs[name] = measure_cost(moved(model, device), rows, collate)
         if self.same_data:
             evaluations["distilled"] = evaluations["distilled_same_data"]
@@ -546,7 +574,10 @@ class _Steps:
                 "seconds": sum(t.seconds for t in trained) / len(trained),
             }
         figures["teacher"]["name"] = s.teacher
-        device = pick_device(s.device)
+        pruned, device = self.models.pruned, pick_device(s.device)
+        if pruned is not None:
+            texts = task.test["text"][:]
+            figures["vocabulary"] = describe_pruning(self.tokenizer, pruned, texts, task.max_length)
         return {
             "schema": SCHEMA,
             "task": {
@@ -592,13 +623,18 @@ class _Steps:
         return self.folder / f"checkpoints-{name}"
 
     def _save(
-        self, model: PreTrainedModel, folder: Path, key: str, record: Mapping[str, Any]
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        folder: Path,
+        key: str,
+        record: Mapping[str, Any],
     ) -> None:
         """Save a model, its tokenizer and the record of its making, whole or not at all."""
         if _is_main():
             with written_whole(folder) as temporary:
                 save_model(model, temporary)
-                self.tokenizer.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
                 write_json(temporary / "step.json", {"key": key, **record})
         PartialState().wait_for_everyone()
 

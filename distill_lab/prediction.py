@@ -23,11 +23,12 @@ from distill_lab.tasks import TextCollator, encode_texts
 
 
 class Pair(NamedTuple):
-    """A run's teacher and one of its distilled students."""
+    """A run's teacher and one of its distilled students, each with its tokenizer."""
 
     teacher: PreTrainedModel
     student: PreTrainedModel
     processor: Any
+    student_processor: Any  # another where the student's vocabulary is pruned
     label_names: list[str]
     max_length: int
 
@@ -73,6 +74,7 @@ def load_pair(run: Path, *, seed: int | None = None) -> Pair:
         teacher=load_teacher(str(run / "teacher"), label_names=label_names),
         student=load_teacher(str(student), label_names=label_names),
         processor=load_tokenizer(str(run / "teacher")),
+        student_processor=load_tokenizer(str(student)),
         label_names=label_names,
         max_length=settings.max_length,
     )
@@ -85,13 +87,15 @@ def predict_texts(pair: Pair, texts: Sequence[str], *, device: str = "auto") -> 
         UserError: A text is empty.
     """
     place = pick_device(device)
-    data = encode_texts(texts, pair.processor, pair.max_length)
-    collate = TextCollator(pair.processor.pad_token_id, pair.processor.padding_side)
+
+    def classify(what: str, model: PreTrainedModel, processor: Any) -> Tensor:
+        data = encode_texts(texts, processor, pair.max_length)
+        collate = TextCollator(processor.pad_token_id, processor.padding_side)
+        return predict_logits(moved(model, place), data, collate, what=what).softmax(-1)
+
     return Predictions(
-        *(
-            predict_logits(moved(model, place), data, collate, what=what).softmax(-1)
-            for what, model in (("teacher", pair.teacher), ("student", pair.student))
-        )
+        teacher=classify("teacher", pair.teacher, pair.processor),
+        student=classify("student", pair.student, pair.student_processor),
     )
 
 

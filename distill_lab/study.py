@@ -52,6 +52,8 @@ from distill_lab.training import Schedule, distill, fine_tune, parse_objective
 
 TARGETS = ("teacher", "labels")
 DATA = ("labelled", "transfer")
+# What a run has beside one training: how many, and what belongs to its other students.
+NOT_AN_ARMS = ("seeds", "labelled_epochs", "label_smoothing", "prune_vocabulary")
 METRICS = ("accuracy", "macro_f1")
 TEACHER_SETTINGS = ("teacher", "teacher_epochs", "teacher_learning_rate", "teacher_frozen", "seed")
 
@@ -132,7 +134,7 @@ def _arm(path: Path, name: str, values: Mapping[str, Any]) -> Arm:
     own = {"label": name, "targets": "teacher", "data": "labelled"}
     own |= {key: values[key] for key in own if key in values}
     given = {key: value for key, value in values.items() if key not in own}
-    settings = [field.name for field in fields(Settings) if field.name != "seeds"]
+    settings = [field.name for field in fields(Settings) if field.name not in NOT_AN_ARMS]
     for key, value in given.items():
         if key not in settings:
             raise UserError(
@@ -222,7 +224,7 @@ class _Bench:
             self.task.fingerprint,
             weights_fingerprint(teacher),
             [arm.targets, arm.data, seed, self.dtype],
-            {k: v for k, v in asdict(settings).items() if k not in ("device", "dtype", "seeds")},
+            {k: v for k, v in settings.given.items() if k not in ("device", "dtype", "seeds")},
         )
         kept = read_json(path)
         total = self.study.seeds * len(self.study.arms)

@@ -56,6 +56,7 @@ from distill_lab.models import (
     quiet_transformers,
     width,
 )
+from distill_lab.vocabulary import parent_fingerprint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -635,7 +636,7 @@ def distill(
         student: The model to train.
         knowledge: A store or a live teacher; the trainer cannot tell which.
         task: Gives the examples and the validation split.
-        processor: The tokenizer of both.
+        processor: The tokenizer of both; for a student whose vocabulary is pruned, its own.
         objective: See ``Objective``; one with intermediate terms needs its layer map.
         split: ``transfer`` or ``labelled``.
         schedule: See ``Schedule``.
@@ -717,6 +718,11 @@ def _check_knowledge(
         knowledge.check(data, processor=processor, max_length=task.max_length, features=features)
         classes = knowledge.classes
     else:
+        if parent_fingerprint(processor) is not None:
+            raise UserError(
+                "the student's vocabulary is pruned, so its token ids mean other pieces to a live "
+                "teacher; extract the teacher's knowledge to a store and distil from that"
+            )
         check_apart(student, knowledge.teacher)
         missing = sorted(set(features) - set(knowledge.features))
         if missing:

@@ -48,6 +48,7 @@ from distill_lab.knowledge import (
     top_k_expand,
 )
 from distill_lab.tasks import Task
+from distill_lab.vocabulary import prune_to_texts
 
 FEATURES = (
     "logits",
@@ -535,6 +536,19 @@ def test_another_teacher_is_refused(
         quick(small_teacher, small_task, small_tokenizer, stored.folder, features=FEATURES)
 
 
+def test_a_tokenizer_pruned_from_the_stores_is_accepted(
+    stored: KnowledgeStore, small_task: Task, small_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    texts = small_task.transfer["text"][:]
+    pruned = prune_to_texts(small_tokenizer, texts, small_task.max_length).tokenizer
+    data = small_task.encode("transfer", pruned)
+    stored.check(data, processor=pruned, max_length=small_task.max_length)
+    ours, theirs = (next(batches(small_task, tokenizer)) for tokenizer in (pruned, small_tokenizer))
+    assert not torch.equal(ours["input_ids"], theirs["input_ids"])
+    for name, value in stored(theirs).items():
+        assert torch.equal(stored(ours)[name], value)
+
+
 def test_another_tokenizer_is_refused(
     stored: KnowledgeStore,
     small_teacher: PreTrainedModel,
@@ -547,6 +561,8 @@ def test_another_tokenizer_is_refused(
     small_tokenizer.add_tokens(["daffodil"])
     with refused("does not fit: another tokenizer made it; give the teacher's tokenizer"):
         stored.check(data, processor=small_tokenizer)
+    with refused("does not fit: another tokenizer made it"):  # one pruned from another tokenizer
+        stored.check(data, processor=prune_to_texts(small_tokenizer, ["we saw"], 9).tokenizer)
     with refused("was made with another tokenizer;"):
         quick(small_teacher, small_task, small_tokenizer, stored.folder, features=FEATURES)
 

@@ -136,6 +136,7 @@ numbers = st.floats(1e-6, 1e6)
         temperature=numbers | st.integers(1, 100),
         learning_rate=numbers,
         alpha=st.floats(0, 1),
+        prune_vocabulary=st.booleans(),
         seeds=st.integers(1, 100),
         seed=st.integers(0, 2**31),
     )
@@ -150,6 +151,21 @@ def test_a_config_is_read_back_equal(
 
 def test_a_whole_number_is_the_same_setting_as_a_float() -> None:
     assert settings_toml(Settings(epochs=3)) == settings_toml(Settings(epochs=3.0))
+
+
+@pytest.mark.parametrize(
+    "line", ["prune_vocabulary = 1", 'prune_vocabulary = "yes"', "seeds = true"]
+)
+def test_a_switch_is_no_number_and_a_number_no_switch(line: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match=r"expected (bool|int)$"):
+        read_settings(tmp_path / "config.toml")
+
+
+def test_a_switch_that_is_off_is_not_written_down() -> None:
+    # So that a run that was finished before there was the switch is still the same run.
+    assert "prune_vocabulary" not in settings_toml(Settings())
+    assert "prune_vocabulary = true" in settings_toml(Settings(prune_vocabulary=True))
 
 
 # --- made again only where something changed ----------------------------------------------------
@@ -188,6 +204,7 @@ def made_anew(folder: Path, settings: Settings) -> set[str]:
         slow({"seeds": 2}, set()),
         ({"objective": "soft+hidden_states=0.5"}, {"knowledge", *DISTILLED}),
         slow({"embeddings": "random"}, set(VARIANTS)),
+        slow({"prune_vocabulary": True}, set(VARIANTS)),
         slow({"teacher_learning_rate": 1e-3}, EVERYTHING),
         slow({"seed": 1}, {"teacher", "knowledge"}),
     ],

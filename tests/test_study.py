@@ -35,9 +35,7 @@ ARMS = '[arms.soft]\n[arms.hard]\ntargets = "labels"\n'
 @pytest.fixture(scope="module")
 def plan(small_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Three arms of three seeds, each a training of less than a second."""
-    shared = {
-        k: v for k, v in small_settings.given.items() if k not in ("seeds", "labelled_epochs")
-    }
+    shared = {k: v for k, v in small_settings.given.items() if k not in studies.NOT_AN_ARMS}
     lines = [f"{k} = {json.dumps(v)}" for k, v in shared.items()]
     text = "\n".join(
         [

@@ -73,7 +73,7 @@ def store_run(run: Path, data: Path, *, name: str, say: Say = print) -> None:
             )
             pack(store, data / "knowledge" / task.name / split)
     say("asking teacher and students about the course's own sentences")
-    write_json(data / "examples.json", _answers(run, task, tokenizer))
+    write_json(data / "examples.json", _answers(run, task))
 
 
 def store_study(folder: Path, data: Path) -> None:
@@ -94,13 +94,14 @@ def store_study(folder: Path, data: Path) -> None:
     write_json(data / "results" / f"{name}.json", command | result)
 
 
-def _answers(run: Path, task: Task, tokenizer: Any) -> dict[str, Any]:
+def _answers(run: Path, task: Task) -> dict[str, Any]:
     folders = {"teacher": run / "teacher"}
     folders |= {variant: run / "students" / f"{variant}-seed0" for variant in VARIANTS}
-    rows = encode_texts([text for text, _ in SENTENCES], tokenizer, task.max_length)
     answers: dict[str, list[list[float]]] = {}
     for name, folder in folders.items():
         model = load_teacher(str(folder), label_names=task.label_names)
+        tokenizer = load_tokenizer(str(folder))  # a student's own: its vocabulary may be pruned
+        rows = encode_texts([text for text, _ in SENTENCES], tokenizer, task.max_length)
         logits: torch.Tensor = predict_logits(model, rows, task.collator(tokenizer))
         answers[name] = [[round(v, 4) for v in row] for row in logits.tolist()]
     return {
