@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import optimize, special, stats
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 BINS = 15
 SEEDS_FOR_INTERVAL = 3
 RESAMPLES = 2000
+CPU = torch.device("cpu")
+TEMPERATURES = (0.01, 100.0)  # among which one is fitted
 
 
 # --- quality -----------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def predict_logits(
     parts = []
     with tqdm(total=len(order), desc=what, unit="example", leave=False) as bar:
         for start in range(0, len(order), batch_size):
-            rows = _rows(data, start, start + batch_size)
+            rows = take_rows(data, start, start + batch_size)
             batch = _to(collate(rows), model.device)
             with autocast(model.device, dtype):
                 parts.append(observe(model, batch)["logits"].float().cpu())
@@ -148,7 +150,8 @@ def predict_logits(
     return out
 
 
-def _rows(data: Any, start: int, stop: int) -> list[dict[str, Any]]:
+def take_rows(data: Any, start: int, stop: int) -> list[dict[str, Any]]:
+    """Give the rows from ``start`` to before ``stop``, or to the end, as a collator takes them."""
     columns = data[start:stop]
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -209,6 +212,41 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = BINS
     r = reliability(probabilities, labels, bins)
     count, confidence, right = (np.asarray(r[k]) for k in ("count", "confidence", "accuracy"))
     return float((count * np.abs(right - confidence)).sum() / count.sum())
+
+
+def fit_temperature(logits: Any, labels: Any) -> float:
+    """Find the temperature by which a finished classifier's logits are best divided.
+
+    It is the T that gives the least mean cross-entropy of softmax(logits / T) with the labels: one
+    number for all examples and classes, so no prediction changes (temperature scaling, Guo et al.
+    2017, §4.2). Fit it on validation, and use it on other examples.
+
+    Args:
+        logits: [examples, classes].
+        labels: True classes, [examples].
+
+    Returns:
+        T between 0.01 and 100. The data may know no best T: where every example is classified
+        rightly, the smaller the better; then it is one near a bound.
+
+    Raises:
+        ValueError: There is no example, or not one label for each.
+    """
+    z = np.asarray(logits, dtype=np.float64)
+    y = np.asarray(labels)
+    if not len(y) or len(z) != len(y):
+        raise ValueError(f"{len(z)} rows of logits and {len(y)} labels: one each is needed")
+
+    def cross_entropy(log_temperature: float) -> float:
+        log_p = special.log_softmax(z / np.exp(log_temperature), axis=1)
+        return -float(log_p[np.arange(len(y)), y].mean())
+
+    low, high = np.log(TEMPERATURES)
+    # The cross-entropy is convex in 1/T, so in log T it has one valley.
+    found = optimize.minimize_scalar(
+        cross_entropy, bounds=(low, high), method="bounded", options={"xatol": 1e-7}
+    )
+    return float(np.exp(found.x))
 
 
 def agreement(one: Evaluation, other: Evaluation) -> float:
@@ -356,7 +394,14 @@ class Cost:
         return dict(vars(self))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model is; the fields are those of ``Cost``."""
+
+    throughput: float
+    latency_ms: dict[str, float]
+
+
 def measure_cost(
     model: PreTrainedModel,
     data: Any,
@@ -366,39 +411,92 @@ def measure_cost(
     examples: int = 320,
     repeats: int = 5,
 ) -> Cost:
-    """Measure a model's speed on encoded rows, tokenising and padding not counted.
-
-    Batches hold the rows as they come, padded to the longest of the batch, the same for every
-    model; the model is run once over them to warm up, then ``repeats`` times, and the median
-    counts.
-    """
+    """Measure what a model costs; its speed on encoded rows, as ``measure_speeds`` does."""
     model = model.float().eval()
-    rows = _rows(data, 0, examples)
-    batches = [
-        model_inputs(_to(collate(rows[k : k + batch_size]), model.device))
-        for k in range(0, len(rows), batch_size)
-    ]
-    singles = [model_inputs(_to(collate([row]), model.device)) for row in rows[:100]]
-    seconds = [sum(_seconds(model, batch) for batch in batches) for _ in range(repeats + 1)][1:]
-    for single in singles[:10]:
-        _seconds(model, single)
-    latency = [1000 * _seconds(model, single) for single in singles]
+    [speed] = measure_speeds(
+        [lambda inputs: model(**inputs)],
+        data,
+        collate,
+        device=model.device,
+        batch_size=batch_size,
+        examples=examples,
+        repeats=repeats,
+    )
     return Cost(
         parameters=count_parameters(model),
         bytes=count_bytes(model),
-        throughput=len(rows) / float(np.median(seconds)),
-        latency_ms={
-            "p50": float(np.percentile(latency, 50)),
-            "p95": float(np.percentile(latency, 95)),
-        },
+        throughput=speed.throughput,
+        latency_ms=speed.latency_ms,
     )
 
 
-def _seconds(model: PreTrainedModel, inputs: dict[str, Any]) -> float:
-    synchronize(model.device)
+@torch.no_grad()
+def measure_speeds(
+    models: Sequence[Callable[[dict[str, Any]], Any]],
+    data: Any,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    *,
+    device: torch.device = CPU,
+    batch_size: int = 32,
+    examples: int = 320,
+    repeats: int = 5,
+    what: str | None = None,
+) -> list[Speed]:
+    """Measure the speed of models on encoded rows, tokenising and padding not counted.
+
+    Batches hold the rows as they come, padded to the longest of the batch, the same for every
+    model. All models run once over them to warm up, then ``repeats`` times, and the median
+    counts. They take turns, so that other work on the machine falls on all of them.
+
+    Args:
+        models: Each called with a batch's model inputs.
+        data: Encoded rows; the first ``examples`` are used, and of those 100 for the latency.
+        collate: Makes a batch of rows.
+        device: Where the models compute.
+        batch_size: Examples in a batch.
+        examples: Rows to go through.
+        repeats: Timed passes.
+        what: Said by a progress bar; no bar if None.
+    """
+    rows = take_rows(data, 0, examples)
+    batches = [
+        model_inputs(_to(collate(rows[k : k + batch_size]), device))
+        for k in range(0, len(rows), batch_size)
+    ]
+    singles = [model_inputs(_to(collate([row]), device)) for row in rows[:100]]
+    seconds: list[list[float]] = [[] for _ in models]
+    with tqdm(
+        total=(repeats + 1) * len(models), desc=what, unit="pass", leave=False, disable=what is None
+    ) as bar:
+        for _ in range(repeats + 1):
+            for taken, model in zip(seconds, models, strict=True):
+                taken.append(sum(_seconds(model, batch, device) for batch in batches))
+                bar.update()
+    return [
+        Speed(
+            throughput=len(rows) / float(np.median(taken[1:])),
+            latency_ms=_latency_ms(model, singles, device),
+        )
+        for taken, model in zip(seconds, models, strict=True)
+    ]
+
+
+def _latency_ms(
+    model: Callable[[dict[str, Any]], Any], singles: list[dict[str, Any]], device: torch.device
+) -> dict[str, float]:
+    for single in singles[:10]:
+        _seconds(model, single, device)
+    latency = [1000 * _seconds(model, single, device) for single in singles]
+    return {f"p{q}": float(np.percentile(latency, q)) for q in (50, 95)}
+
+
+def _seconds(
+    model: Callable[[dict[str, Any]], Any], inputs: dict[str, Any], device: torch.device
+) -> float:
+    synchronize(device)
     start = time.perf_counter()
-    model(**inputs)
-    synchronize(model.device)
+    model(inputs)
+    synchronize(device)
     return time.perf_counter() - start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -28,9 +29,11 @@ from distill_lab.evaluation import (
     confusion_metrics,
     evaluate,
     expected_calibration_error,
+    fit_temperature,
     gain,
     group_confusions,
     measure_cost,
+    measure_speeds,
     metric_intervals,
     predict_logits,
     reliability,
@@ -170,6 +173,57 @@ def test_reliability_counts_each_example_once(e: Evaluation) -> None:
 def test_a_confidence_on_an_edge_falls_in_the_lower_bin() -> None:
     probabilities = np.array([[0.5, 0.5], [0.75, 0.25], [0.76, 0.24], [1.0, 0.0]])
     assert reliability(probabilities, [0] * 4, bins=4)["count"] == [0, 1, 1, 2]
+
+
+def logits_and_labels(seed: int, examples: int = 200, classes: int = 4) -> tuple[Any, Any]:
+    """Draw logits that point to the label more often than not."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, examples)
+    logits = random.normal(size=(examples, classes))
+    logits[np.arange(examples), labels] += 1
+    return logits, labels
+
+
+@given(st.integers(0, 1000))
+def test_at_the_fitted_temperature_the_mean_logit_of_the_label_is_the_expected_one(
+    seed: int,
+) -> None:
+    logits, labels = logits_and_labels(seed)
+    # The derivative of the cross-entropy in 1/T is E_p[z] - z_label; at its least point it is 0.
+    p = torch.tensor(logits / fit_temperature(logits, labels)).softmax(1).numpy()
+    expected = (p * logits).sum(1).mean()
+    assert expected == pytest.approx(logits[np.arange(len(labels)), labels].mean(), abs=1e-5)
+
+
+@given(st.integers(0, 1000), st.floats(0.2, 5), st.floats(-100, 100))
+def test_a_temperature_scales_with_the_logits_and_ignores_a_constant(
+    seed: int, factor: float, constant: float
+) -> None:
+    logits, labels = logits_and_labels(seed)
+    plain = fit_temperature(logits, labels)
+    assert fit_temperature(factor * logits + constant, labels) == pytest.approx(
+        factor * plain, rel=1e-4
+    )
+
+
+def test_fitting_finds_the_temperature_that_drew_the_labels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(40_000, 5, generator=generator)
+    for truth in (0.5, 1.0, 2.5):
+        labels = torch.multinomial((logits / truth).softmax(1), 1, generator=generator)[:, 0]
+        assert fit_temperature(logits, labels) == pytest.approx(truth, rel=0.03)
+
+
+def test_a_temperature_stays_between_its_bounds() -> None:
+    logits = np.array([[1.0, 0.0], [2.0, 0.0]])
+    assert 0.01 <= fit_temperature(logits, [0, 0]) < 0.05  # all right: the smaller the better
+    assert 50 < fit_temperature(logits, [1, 1]) <= 100  # all wrong: the larger the better
+
+
+@pytest.mark.parametrize("labels", [[], [0]])
+def test_a_temperature_needs_a_label_for_each_example(labels: list[int]) -> None:
+    with pytest.raises(ValueError, match="one each is needed"):
+        fit_temperature(np.zeros((2 * len(labels), 3)), labels)
 
 
 def test_agreement_counts_equal_predictions_right_or_wrong() -> None:
@@ -386,6 +440,37 @@ def test_a_model_that_does_more_costs_more(
     )
     assert large.throughput < small.throughput
     assert large.latency_ms["p50"] > small.latency_ms["p50"]
+
+
+def test_models_are_timed_in_turn_on_the_same_batches(
+    small_task: Task, small_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    data = small_task.encode("test", small_tokenizer)
+    calls: list[tuple[str, int, int]] = []
+
+    def model(name: str, seconds: float) -> Any:
+        def forward(inputs: dict[str, Any]) -> None:
+            calls.append((name, *inputs["input_ids"].shape))
+            time.sleep(seconds)
+
+        return forward
+
+    slow, fast = measure_speeds(
+        [model("slow", 0.004), model("fast", 0.001)],
+        data,
+        small_task.collator(small_tokenizer),
+        batch_size=8,
+        examples=20,
+        repeats=2,
+    )
+    passes = [[calls[3 * k + b] for b in range(3)] for k in range(6)]  # 3 batches in each
+    assert [{call[0] for call in one} for one in passes] == [{"slow"}, {"fast"}] * 3
+    shapes = [[call[1:] for call in one] for one in passes]
+    assert all(one == shapes[0] for one in shapes) and [n for n, _ in shapes[0]] == [8, 8, 4]
+    assert all(call[1] == 1 for call in calls[18:])
+    assert 20 / 0.1 < slow.throughput < 20 / 0.012
+    assert fast.throughput > slow.throughput
+    assert 4 <= slow.latency_ms["p50"] <= slow.latency_ms["p95"]
 
 
 # --- the comparison ----------------------------------------------------------------------------
