@@ -1,4 +1,4 @@
-"""The command line: ``run extract distill evaluate predict doctor``, and ``lab`` and ``course``.
+"""The command line: ``run extract distill evaluate predict export doctor``, ``lab``, ``course``.
 
 Commands import what they need when they run, so that ``distill-lab --help`` is quick.
 """
@@ -81,11 +81,11 @@ GroupColumn = Annotated[str | None, _column("group", "groups that must stay in o
 IdColumn = Annotated[str | None, _column("id", "unique ids; rows are numbered if not given")]
 SplitColumn = Annotated[str | None, _column("split", "splits: train, validation, test")]
 MaxLength = Annotated[
-    int | None, typer.Option(help="Longest input, in tokens [48]", rich_help_panel=DATA)
+    int | None, typer.Option(help="Longest input, in tokens \\[48]", rich_help_panel=DATA)
 ]
-DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute [auto]")]
+DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute \\[auto]")]
 Dtype = Annotated[
-    str | None, typer.Option(metavar="auto|float32|bfloat16", help="In what to compute [auto]")
+    str | None, typer.Option(metavar="auto|float32|bfloat16", help="In what to compute \\[auto]")
 ]
 
 
@@ -103,21 +103,21 @@ def run(
     teacher: Annotated[
         str | None,
         typer.Option(
-            metavar="minilm|PATH|HUB-ID", help="The teacher [minilm]", rich_help_panel=MODELS
+            metavar="minilm|PATH|HUB-ID", help="The teacher \\[minilm]", rich_help_panel=MODELS
         ),
     ] = None,
     teacher_epochs: Annotated[
         float | None,
-        typer.Option(help="Passes of fine-tuning; 0: use it as it is [1]", rich_help_panel=MODELS),
+        typer.Option(help="Passes of fine-tuning; 0: as it is \\[1]", rich_help_panel=MODELS),
     ] = None,
     teacher_learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak rate of the teacher [2e-4]", rich_help_panel=MODELS),
+        typer.Option(help="Peak rate of the teacher \\[2e-4]", rich_help_panel=MODELS),
     ] = None,
     teacher_frozen: Annotated[
         float | None,
         typer.Option(
-            help="Share of the lower blocks, and embeddings, kept as they are; 0: none [0.5]",
+            help="Share of the lower blocks, and embeddings, kept as they are; 0: none \\[0.5]",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -125,18 +125,25 @@ def run(
         str | None,
         typer.Option(
             metavar="tiny|small|PATH|HUB-ID",
-            help="tiny: 2 layers × 128; small: 3 layers, the teacher's width [tiny]",
+            help="tiny: 2 layers × 128; small: 3 layers, the teacher's width \\[tiny]",
             rich_help_panel=MODELS,
         ),
     ] = None,
     init: Annotated[
         Init | None,
-        typer.Option(help="Where its layers' weights come from [random]", rich_help_panel=MODELS),
+        typer.Option(help="Where its layers' weights come from \\[random]", rich_help_panel=MODELS),
     ] = None,
     embeddings: Annotated[
         Embeddings | None,
         typer.Option(
-            help="Its word embeddings: the teacher's, cut by truncated SVD, or random [svd]",
+            help="Its word embeddings: the teacher's, cut by truncated SVD, or random \\[svd]",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    prune_vocabulary: Annotated[
+        bool | None,
+        typer.Option(
+            help="Leave it only the word pieces that the training texts show \\[no]",
             rich_help_panel=MODELS,
         ),
     ] = None,
@@ -145,51 +152,51 @@ def run(
         typer.Option(
             metavar="TERMS",
             help="soft, with any of hidden_states, attention, relations added, each with a weight: "
-            "soft+hidden_states=0.5+relations=1 [soft]",
+            "soft+hidden_states=0.5+relations=1 \\[soft]",
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="T of the soft targets [2]", rich_help_panel=OBJECTIVE)
+        float | None, typer.Option(help="T of the soft targets \\[2]", rich_help_panel=OBJECTIVE)
     ] = None,
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the soft targets; the hard labels have the rest [1]",
+            help="Weight of the soft targets; the hard labels have the rest \\[1]",
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     label_smoothing: Annotated[
         float | None,
-        typer.Option(help="ε of the label-smoothing student [0.1]", rich_help_panel=OBJECTIVE),
+        typer.Option(help="ε of the label-smoothing student \\[0.1]", rich_help_panel=OBJECTIVE),
     ] = None,
     epochs: Annotated[
         float | None,
-        typer.Option(help="Passes over the transfer set [4]", rich_help_panel=OBJECTIVE),
+        typer.Option(help="Passes over the transfer set \\[4]", rich_help_panel=OBJECTIVE),
     ] = None,
     labelled_epochs: Annotated[
         float | None,
         typer.Option(
-            help="Passes of the students that see the labelled examples only [4]",
+            help="Passes of the students that see the labelled examples only \\[4]",
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak rate of the students [2e-3]", rich_help_panel=OBJECTIVE),
+        typer.Option(help="Peak rate of the students \\[2e-3]", rich_help_panel=OBJECTIVE),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples a step [32]", rich_help_panel=OBJECTIVE)
+        int | None, typer.Option(help="Examples a step \\[32]", rich_help_panel=OBJECTIVE)
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Students of each kind; 3 or more give intervals over seeds [1]",
+            help="Students of each kind; 3 or more give intervals over seeds \\[1]",
             rich_help_panel=OBJECTIVE,
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The first seed [0]", rich_help_panel=OBJECTIVE)
+        int | None, typer.Option(min=0, help="The first seed \\[0]", rich_help_panel=OBJECTIVE)
     ] = None,
     device: DeviceOption = None,
     dtype: Dtype = None,
@@ -200,7 +207,7 @@ def run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The run's folder [runs/NAME]")
+        Path | None, typer.Option(metavar="FOLDER", help="The run's folder \\[runs/NAME]")
     ] = None,
 ) -> None:
     """Train a teacher, extract its knowledge, train students, and write the report card.
@@ -228,6 +235,26 @@ def run(
         folder = folder or Path("runs") / report["task"]["name"]
         _say(f"\nThe report: {folder / 'report.html'}")
         _print(f'Try it: distill-lab predict {folder} "some text"')
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The study, a TOML file")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The study's folder \\[runs/studies/NAME]")
+    ] = None,
+) -> None:
+    """Compare trainings that differ in one thing each, over seeds, with intervals.
+
+    What is trained already is used again; an interrupted study goes on.
+    """
+    from distill_lab.study import read_study, run_study, study_table
+
+    plan = read_study(file)
+    folder = out or Path("runs") / "studies" / plan.name
+    result = run_study(plan, folder, say=_say)
+    console.print(study_table(result))
+    _say(f"\nThe result: {folder / 'study.json'}")
 
 
 @app.command()
@@ -421,7 +448,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Where the predictions go")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Which distilled student [the first]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which distilled student \\[the first]")] = None,
     device: DeviceOption = None,
 ) -> None:
     """Classify texts with teacher and distilled student side by side."""
@@ -442,6 +469,27 @@ def predict(
         _print(f"{len(wanted):,} predictions: {out}")
     else:
         console.print(prediction_table(wanted, pair.label_names, predictions))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the model goes")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize the weights to 8 bits, in a second model")
+    ] = False,
+) -> None:
+    """Write the distilled student as an ONNX model that runs without torch.
+
+    The ONNX model is checked against torch on the test split; its speed, beside the teacher's, is
+    added to the run's report.
+    """
+    from distill_lab.export import export_run
+    from distill_lab.report import exports_table
+
+    report = export_run(run, out, int8=int8, say=_say)
+    console.print(exports_table(report))
+    _say(f"Exported: {out}; how to use it: {out / 'README.md'}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -62,6 +62,17 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "reliability.distilled": ("confidence", "accuracy", "count"),
     "class_similarity": ("labels", "matrix"),
 }
+# What `distill-lab export` adds, where it was run.
+_EXPORT = (
+    *("bytes", "throughput", "latency_ms.p50", "latency_ms.p95", "accuracy", "agreement"),
+    *("max_abs_difference", "teacher_throughput", "speedup", "compression"),
+)
+_EXPORTS = {"onnx": "ONNX, float32", "onnx_int8": "ONNX, int8"}
+# Where the students' vocabulary was pruned.
+_VOCABULARY = (
+    *("kept", "of", "unknown_test_tokens", "unknown_test_tokens_unpruned"),
+    "changed_test_examples",
+)
 
 
 # -- reading, checking, writing --------------------------------------------------------------------
@@ -78,6 +89,11 @@ def validate_report(report: Report) -> None:
         raise UserError(f"a report is a JSON object, not {type(report).__name__}: run again")
     wanted = [f"{part}.{key}" for part, keys in _REQUIRED.items() for key in keys]
     wanted += [part for part, keys in _REQUIRED.items() if not keys]
+    if "exports" in report:
+        names = [name for name in _EXPORTS if name == "onnx" or _has(report, f"exports.{name}")]
+        wanted += [f"exports.{name}.{key}" for name in names for key in _EXPORT]
+    if "vocabulary" in report:
+        wanted += [f"vocabulary.{key}" for key in _VOCABULARY]
     missing = [path for path in ("schema", *wanted) if not _has(report, path)]
     if missing:
         raise UserError(f"the report lacks {', '.join(missing)}: run again to make them")
@@ -389,6 +405,7 @@ def render_terminal(report: Report) -> RenderableType:
     lines = [
         *([_ONE_STUDENT] if _same_data(report) else [_same_data_sentence(report)]),
         f"In bold the best student by macro-F1. {_interval_sentence(report)}",
+        *([_vocabulary_sentence(report)] if "vocabulary" in report else []),
         f"The run took {_duration(report['seconds']['total'])}.",
     ]
     return Group(
@@ -396,6 +413,86 @@ def render_terminal(report: Report) -> RenderableType:
         Text(headline(report)),
         table,
         *(Text(line) for line in lines),
+        *([exports_table(report)] if "exports" in report else []),
+    )
+
+
+def exports_table(report: Report) -> RenderableType:
+    """Return what ``distill-lab export`` measured, for a terminal of 80 columns or more.
+
+    Args:
+        report: a report with ``exports``.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("Model")
+    for heading in (
+        *("Accuracy\n%", "Differ-\nence", "Size\nMB", "Times\nsmaller", "Latency\nms"),
+        *("Examples\na second", "Times\nfaster"),
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in _export_rows(report):
+        table.add_row(
+            row.name,
+            f"{100 * row.accuracy:.1f}",
+            row.difference,
+            _megabytes(row.cost["bytes"]),
+            f"{row.compression:.1f}",
+            f"{row.cost['latency_ms']['p50']:.2f}",
+            f"{row.cost['throughput']:,.0f}",
+            f"{row.speedup:.1f}",
+            end_section=row.look is TEACHER,
+        )
+    return Group(table, Text(_exports_sentence(report)))
+
+
+class _ExportRow(NamedTuple):
+    """A model in the table of exports.
+
+    Attributes:
+        cost: Has its ``bytes``, ``throughput`` and ``latency_ms``.
+        speedup, compression: How many times as fast, and as small, as the teacher.
+    """
+
+    look: Look
+    name: str
+    difference: str
+    accuracy: float
+    cost: Mapping[str, Any]
+    speedup: float
+    compression: float
+
+
+def _export_rows(report: Report) -> Iterator[_ExportRow]:
+    """Yield the teacher, the student that was exported, and its exports."""
+    teacher, student = report["teacher"], report["students"]["distilled"]
+    yield _ExportRow(TEACHER, TEACHER.label, "–", teacher["accuracy"], teacher, 1.0, 1.0)
+    look, name = STUDENTS["distilled"], f"Distilled, seed {student['seeds'][0]}"
+    speedup, compression = report["speedup"]["throughput"], report["compression"]["bytes"]
+    accuracy = student["accuracy"]["values"][0]
+    yield _ExportRow(look, name, "–", accuracy, student, speedup, compression)
+    for label, export in _exports(report):
+        difference = f"{export['max_abs_difference']:.1g}"
+        ratios = export["speedup"], export["compression"]
+        yield _ExportRow(look, label, difference, export["accuracy"], export, *ratios)
+
+
+def _exports(report: Report) -> list[tuple[str, Mapping[str, Any]]]:
+    """Give the label of each export, and what was measured of it."""
+    return [
+        (label, report["exports"][k]) for k, label in _EXPORTS.items() if k in report["exports"]
+    ]
+
+
+def _exports_sentence(report: Report) -> str:
+    exports = [export for _, export in _exports(report)]
+    agree = " and ".join(percent(export["agreement"]) for export in exports)
+    again = " and ".join(f"{export['teacher_throughput']:,.0f}" for export in exports)
+    return (
+        "Difference: the largest of a score (logit) from the student's in torch. ONNX gives the "
+        f"student's class to {agree} of the test examples. Teacher and student were measured in "
+        "the run, in torch. An ONNX model was timed later, in onnxruntime on the CPU, in turn with "
+        f"the teacher, which then took {again} examples a second; “times faster” is relative to "
+        "that."
     )
 
 
@@ -468,10 +565,12 @@ def html_sections(report: Report, pngs: Mapping[str, bytes] | None = None) -> di
     """
     validate_report(report)
     pngs = draw_figures(report) if pngs is None else pngs
+    exported = {"Exported to ONNX": _html_exports(report)} if "exports" in report else {}
     return {
         "What was done": _html_steps(report),
         "Results": _html_table(report),
         "What distillation gained": _html_gains(report),
+        **exported,
         "Figures": "".join(_html_figure(name, png, report) for name, png in pngs.items()),
         "Where the time went": _html_seconds(report),
         "How to read this page": _html_reading(report),
@@ -551,7 +650,8 @@ def _html_steps(report: Report) -> str:
         f"examples of the transfer set once, and its answers ({_html_features(report)}) were "
         f"stored. {took['extract']}</li>\n"
         f"<li><b>Train students.</b> {_student_sizes(report)}, trained in "
-        f"{'three' if one else 'four'} ways, {runs} training runs in all. {took['students']}\n"
+        f"{'three' if one else 'four'} ways, {runs} training runs in all. "
+        f"{_html_vocabulary(report)}{took['students']}\n"
         f"<ul>\n{listed}</ul></li>\n"
         f"<li><b>Evaluate.</b> The teacher and all students were tested on the same "
         f"{task['test']:,} examples{groups}, which none was trained on and by which nothing was "
@@ -591,6 +691,30 @@ def _html_precision(report: Report) -> str:
 
 def _took(seconds: float) -> str:
     return f'<span class="quiet">Time:{NBSP}{_duration(seconds)}.</span>'
+
+
+def _html_vocabulary(report: Report) -> str:
+    return f"{escape(_vocabulary_sentence(report))} " if "vocabulary" in report else ""
+
+
+def _vocabulary_sentence(report: Report) -> str:
+    """Say what pruning left of the students' vocabulary, and what it does to new texts."""
+    pruned = report["vocabulary"]
+    return (
+        f"The students know the {pruned['kept']:,} of {pruned['of']:,} word pieces that the "
+        "training texts show. With these "
+        f"{_small_share(pruned['changed_test_examples'])} of the test examples are cut into other "
+        f"pieces than the teacher's, and {_small_share(pruned['unknown_test_tokens'])} of their "
+        "tokens are unknown; with all pieces it would be "
+        f"{_small_share(pruned['unknown_test_tokens_unpruned'])}."
+    )
+
+
+def _small_share(share: float) -> str:
+    """Write a share that may be next to nothing, but is not to be taken for it."""
+    if 0 < share < 1e-5:
+        return f"less than {percent(1e-5, 3)}"
+    return percent(share, 0 if share == 0 else 3 if share < 1e-3 else 1)
 
 
 def _student_sizes(report: Report) -> str:
@@ -716,6 +840,38 @@ def _html_gain(gain: Mapping[str, float], title: str, student: str, note: str) -
         f'<p class="big">{_signed(gain["mean"])} <small>points of accuracy, 95 % interval '
         f"{_signed(gain['low'])} to {_signed(gain['high'])}</small></p>\n"
         f"<p>{verdict} {note}</p></div>\n"
+    )
+
+
+def _html_exports(report: Report) -> str:
+    rows = "".join(_html_export(row) for row in _export_rows(report))
+    headings = "".join(
+        f'<th scope="col">{name}<small>{unit}</small></th>'
+        for name, unit in (
+            *(("Accuracy", "%"), ("Difference", "of a score"), ("Size", "MB")),
+            *(("Smaller", "times"), ("Throughput", "examples/s"), ("Faster", "times")),
+            ("Latency", "ms, median"),
+        )
+    )
+    return (
+        '<div class="scroll" role="region" aria-label="Table of exports" tabindex="0">\n<table>\n'
+        "<caption>The distilled student as files that run without torch. ONNX is a format for a "
+        "model's operations and weights; int8 stores the weights as 8-bit integers.</caption>\n"
+        f'<thead>\n<tr><th scope="col">Model</th>{headings}</tr>\n</thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
+        f'<p class="quiet">{escape(_exports_sentence(report))}</p>\n'
+    )
+
+
+def _html_export(row: _ExportRow) -> str:
+    start = '<tr class="teacher">' if row.look is TEACHER else "<tr>"
+    latency = row.cost["latency_ms"]
+    return (
+        f'{start}<th scope="row">{_mark(row.look)}{row.name}</th>'
+        f"<td>{100 * row.accuracy:.1f}</td><td>{row.difference}</td>"
+        f"<td>{_megabytes(row.cost['bytes'])}</td><td>{row.compression:.1f}</td>"
+        f"<td>{row.cost['throughput']:,.0f}</td><td>{row.speedup:.1f}</td>"
+        f"<td>{latency['p50']:.2f}<small>p95 {latency['p95']:.2f}</small></td></tr>\n"
     )
 
 

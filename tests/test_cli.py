@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -503,6 +504,33 @@ def test_predict_refuses_what_it_cannot_use(
     assert "no rows" in refused(finished_run, "--file", "empty.csv")
     assert "is no run's folder" in refused("folder", "a")
     assert "no student of seed 3" in refused(finished_run, "a", "--seed", 3)
+
+
+@pytest.mark.slow
+def test_export_shows_what_it_measured(command: CommandLine, finished_run: Path) -> None:
+    shutil.copytree(finished_run, "run")
+    done = command("export", "run", "--int8", "--out", "out")
+    assert done.code == 0
+    assert "ONNX, int8" in done.out and f"how to use it: {Path('out', 'README.md')}" in done.out
+    assert Path("out/model.int8.onnx").is_file()
+
+
+def test_export_refuses_what_it_cannot_use(
+    command: CommandLine, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, "run")
+    Path("run/report.json").unlink()
+    Path("folder").mkdir()
+    Path("folder/kept").write_text("kept")
+    refused = partial(command.refused, "export")
+    assert "is not finished" in refused("run", "--out", "out")
+    assert "is no run's folder" in refused("folder", "--out", "out")
+    assert "is not empty" in refused(finished_run, "--out", "folder")
+    assert "is a file" in refused(finished_run, "--out", "folder/kept")
+    assert "cannot be written" in refused(finished_run, "--out", "folder/kept/out")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "distill_lab.export")
+    assert "pip install 'distill-lab[export]'" in refused(finished_run, "--out", "out")
 
 
 def test_doctor_has_exit_code_1_when_something_is_amiss(

@@ -75,6 +75,24 @@ def one_seed(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+def with_exports(report: dict[str, Any]) -> dict[str, Any]:
+    """Add what ``distill-lab export --int8`` adds; the numbers are invented."""
+    onnx = {
+        "bytes": 17_564_770,
+        "throughput": 6612.3,
+        "latency_ms": {"p50": 0.21, "p95": 0.27},
+        "accuracy": 0.7911,
+        "max_abs_difference": 2.1e-6,
+        "agreement": 1.0,
+        "teacher_throughput": 198.7,
+        "speedup": 33.3,
+        "compression": 5.2,
+    }
+    int8 = onnx | {"bytes": 4_430_992, "accuracy": 0.7907, "max_abs_difference": 0.117}
+    report["exports"] = {"onnx": onnx, "onnx_int8": int8 | {"speedup": 47.9, "compression": 20.5}}
+    return report
+
+
 def terminal(report: dict[str, Any], width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO())
     with console.capture() as capture:
@@ -256,6 +274,32 @@ def test_a_fully_labelled_task_has_one_distilled_student(report: dict[str, Any])
     assert "By the teacher's answers and the transfer set" not in page
 
 
+def test_exports_stand_beside_teacher_and_student(report: dict[str, Any]) -> None:
+    plain = html(report), terminal(report)
+    assert not any("ONNX" in text for text in plain)
+    both = Page(html(with_exports(report))).text, terminal(report)
+    for shown in both:
+        for text in ("ONNX, float32", "ONNX, int8", "Distilled, seed 0", "79.1", "17.6", "4.4"):
+            assert text in shown
+        for text in ("6,612", "33.3", "47.9", "20.5", "2e-06", "0.1", "0.21"):
+            assert text in shown
+    assert both[1].startswith(plain[1].rstrip())
+    del report["exports"]["onnx_int8"]
+    assert not any(
+        "int8" in text for text in (html(report).split("</caption>")[-1], terminal(report))
+    )
+
+
+def test_a_broken_export_is_named(report: dict[str, Any]) -> None:
+    with_exports(report)
+    del report["exports"]["onnx_int8"]["speedup"]
+    with pytest.raises(UserError, match=r"lacks exports\.onnx_int8\.speedup:"):
+        validate_report(report)
+    report["exports"] = {}
+    with pytest.raises(UserError, match=r"lacks exports\.onnx\.bytes,"):
+        validate_report(report)
+
+
 def test_a_teacher_used_as_it_came_is_not_said_to_have_learned(report: dict[str, Any]) -> None:
     assert "labelled examples. Time" in Page(html(report)).text.replace(NBSP, " ")
     report["settings"]["teacher_epochs"] = 0.0
@@ -339,6 +383,7 @@ def test_many_classes_and_no_optional_keys_render(report: dict[str, Any]) -> Non
 
 def test_the_terminal_table_fits_in_80_columns(report: dict[str, Any]) -> None:
     report["students"]["distilled"]["throughput"] = 123456.7  # a fast machine
+    with_exports(report)
     for width in (80, 120):
         shown = terminal(report, width)
         assert max(len(line.rstrip()) for line in shown.splitlines()) <= width
