@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
+from distill_lab.errors import UserError
 from distill_lab.losses import soften
 from distill_lab.plots import PALETTE, ReportFigure, canvas, percent
 
@@ -209,6 +210,89 @@ def plot_losses(bars: Bars, classes: Sequence[str]) -> ReportFigure:
         ax.set_xticks(places, classes)
         ax.grid(axis="x", visible=False)
     return figure
+
+
+# --- layer maps -----------------------------------------------------------------------------------
+
+
+def plot_layer_map(
+    similarity: Tensor,
+    student_layers: Sequence[str],
+    teacher_layers: Sequence[str],
+    layer_map: Mapping[str, str],
+    *,
+    title: str = "Layer map",
+) -> ReportFigure:
+    """Draw how alike student and teacher layers are, and frame the pairs of a layer map.
+
+    Args:
+        similarity: [student layers, teacher layers], from 0 to 1.
+        student_layers, teacher_layers: Their names, in order.
+        layer_map: student layer → teacher layer; not every layer need be mapped.
+
+    Raises:
+        UserError: The map names a layer that is not there.
+    """
+    values = similarity.detach().double().cpu().numpy()
+    cells = layer_map_cells(student_layers, teacher_layers, layer_map)
+    mean = f"mean similarity {np.mean([values[c] for c in cells]):.2f}" if cells else "no pair"
+    nearest = ", ".join(
+        f"{name} to {teacher_layers[k]} ({values[row, k]:.2f})"
+        for row, (name, k) in enumerate(zip(student_layers, values.argmax(1), strict=True))
+    )
+    framed = ", ".join(
+        f"{student_layers[i]} with {teacher_layers[k]} ({values[i, k]:.2f})" for i, k in cells
+    )
+    figure, axes = canvas(
+        2.4 + 0.72 * len(teacher_layers),
+        1.5 + 0.48 * len(student_layers),
+        title=f"{title}: {mean}",
+        alt=f"Heat map of similarity, student layers by teacher layers. Most alike: {nearest}. "
+        f"Framed, the pairs of the map: {framed or 'none'}; {mean}.",
+    )
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (i, k), value in np.ndenumerate(values):
+        ink = "white" if value > 0.6 else INK
+        weight = "bold" if (i, k) in cells else "normal"
+        axes.text(
+            k, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8, weight=weight
+        )
+    for i, k in cells:
+        corner = (k - 0.46, i - 0.44)
+        frame = Rectangle(corner, 0.92, 0.88, fill=False, edgecolor=VERMILION, linewidth=2.5)
+        axes.add_patch(frame)
+    axes.set_xticks(range(len(teacher_layers)), teacher_layers, rotation=30, ha="right")
+    axes.set_yticks(range(len(student_layers)), student_layers)
+    axes.set_xlabel("Teacher layer (framed: mapped)")
+    axes.set_ylabel("Student layer")
+    bar = figure.colorbar(image, ax=axes, ticks=[0, 0.5, 1])
+    bar.set_label("Similarity (0 to 1)", fontsize=8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def layer_map_cells(
+    student_layers: Sequence[str], teacher_layers: Sequence[str], layer_map: Mapping[str, str]
+) -> list[tuple[int, int]]:
+    """Give the (row, column) of each pair of a layer map, in the order of the student's layers.
+
+    Raises:
+        UserError: The map names a layer that is not there.
+    """
+    for side, known, named in (
+        ("student", student_layers, layer_map.keys()),
+        ("teacher", teacher_layers, layer_map.values()),
+    ):
+        if unknown := sorted(set(named) - set(known)):
+            raise UserError(
+                f"the layer map names {unknown[0]}, which the {side} has not; its layers are "
+                f"{', '.join(known)}"
+            )
+    ours, theirs = list(student_layers), list(teacher_layers)
+    return sorted((ours.index(s), theirs.index(t)) for s, t in layer_map.items())
 
 
 # --- boxes and arrows ---------------------------------------------------------------------------

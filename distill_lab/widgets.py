@@ -21,9 +21,11 @@ from distill_lab.diagrams import (
     ORANGE,
     Bars,
     as_tensor,
+    layer_map_cells,
     plot_attention,
     plot_distributions,
     plot_heads,
+    plot_layer_map,
     plot_losses,
 )
 from distill_lab.knowledge import observe
@@ -46,6 +48,7 @@ PRESETS: dict[str, tuple[float, ...]] = {
     "nearly even": (0.3, 0.1, 0.0, -0.2),
 }
 LETTERS = ("A", "B", "C", "D")
+OWN_MAP, UNMAPPED = "own", "not mapped"
 # As much of the report page's style sheet as a cell needs. Width 0 with a least
 # width of 100 % keeps a wide table or figure from pushing the text out of the cell.
 REPORT_STYLE = f"""<style>
@@ -276,6 +279,68 @@ def attention_viewer(
         ),
     }
     return Explorer(controls, view, still)
+
+
+# --- layer maps ---------------------------------------------------------------------------------
+
+
+def layer_map_explorer(
+    similarity: Tensor,
+    student_layers: Sequence[str],
+    teacher_layers: Sequence[str],
+    maps: Mapping[str, Mapping[str, str]],
+) -> Explorer:
+    """Lay layer maps over a heat map of similarities: those given by name, or one's own.
+
+    Args:
+        similarity: [student layers, teacher layers], from 0 to 1.
+        student_layers, teacher_layers: Their names, in order.
+        maps: By name: student layer → teacher layer. One's own begins as the first of them.
+
+    Raises:
+        UserError: A map names a layer that is not there.
+    """
+    for known in maps.values():
+        layer_map_cells(student_layers, teacher_layers, known)
+    first = next(iter(maps.values()))
+
+    def chosen(name: str, own: Mapping[str, str]) -> Mapping[str, str]:
+        return maps.get(name, {ours: theirs for ours, theirs in own.items() if theirs != UNMAPPED})
+
+    def draw(name: str, own: Mapping[str, str]) -> ReportFigure:
+        layer_map = chosen(name, own)
+        title = f"The map “{name}”"
+        return plot_layer_map(similarity, student_layers, teacher_layers, layer_map, title=title)
+
+    def view(layer_map: str, **own: str) -> str:
+        cells = layer_map_cells(student_layers, teacher_layers, chosen(layer_map, own))
+        read = {
+            f"{student_layers[i]} ↦ {teacher_layers[k]}": similarity[i, k].item() for i, k in cells
+        }
+        mean = {"mean of the pairs": sum(read.values()) / len(read)} if read else {}
+        return draw(layer_map, own)._repr_html_() + _readings(read | mean)
+
+    def still(layer_map: str, **own: str) -> ReportFigure:
+        return draw(layer_map, own)
+
+    which = widgets.Dropdown(options=[*maps, OWN_MAP], description="map", style=LABELLED)
+    pickers = {
+        layer: widgets.Dropdown(
+            options=[UNMAPPED, *teacher_layers],
+            value=first.get(layer, UNMAPPED),
+            description=layer,
+            disabled=True,
+            style=LABELLED,
+        )
+        for layer in student_layers
+    }
+
+    def hand_over(change: Mapping[str, Any]) -> None:
+        for picker in pickers.values():
+            picker.disabled = change["new"] != OWN_MAP
+
+    which.observe(hand_over, names="value")
+    return Explorer({"layer_map": which, **pickers}, view, still)
 
 
 # --- report card --------------------------------------------------------------------------------

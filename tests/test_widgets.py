@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from distill_lab import losses
+from distill_lab.errors import UserError
 from distill_lab.plots import ReportFigure
 from distill_lab.widgets import (
     Explorer,
     attention_viewer,
+    layer_map_explorer,
     loss_explorer,
     report_viewer,
     temperature_explorer,
@@ -28,6 +30,9 @@ EXAMPLES = [
     {"text": "Another.", "teacher": [0.0, 0.5, 0.0], "students": {"distilled": [0.0, 0.0, 1.0]}},
 ]
 CLASSES = ["a", "b", "c"]
+LAYERS = ["embeddings", "layer.0"], ["embeddings", "layer.0", "layer.1"]
+SIMILARITY = torch.tensor([[0.9, 0.4, 0.1], [0.2, 0.3, 0.7]])
+MAPS = {"even": {"layer.0": "layer.1"}, "low": {"layer.0": "layer.0", "embeddings": "embeddings"}}
 Make = Callable[..., Explorer]
 
 
@@ -37,13 +42,14 @@ def attention(small_teacher: Any, small_tokenizer: Any) -> Explorer:
     return attention_viewer(texts, small_teacher, small_tokenizer)
 
 
-@pytest.fixture(params=["temperature", "loss", "attention", "report"])
+@pytest.fixture(params=["temperature", "loss", "attention", "layer map", "report"])
 def explorer(request: pytest.FixtureRequest) -> Explorer:
     if request.param == "attention":
         return request.getfixturevalue("attention")  # type: ignore[no-any-return]
     return {
         "temperature": lambda: temperature_explorer(EXAMPLES, CLASSES),
         "loss": loss_explorer,
+        "layer map": lambda: layer_map_explorer(SIMILARITY, *LAYERS, MAPS),
         "report": lambda: report_viewer(REPORT),
     }[request.param]()
 
@@ -117,6 +123,32 @@ def test_the_attention_viewer_shows_another_map_for_another_head(attention: Expl
     before = attention.html
     attention.controls["text"].value = "they lost the pan."
     assert attention.html != before
+
+
+def test_another_layer_map_has_other_pairs_and_their_mean() -> None:
+    explorer = layer_map_explorer(SIMILARITY, *LAYERS, MAPS)
+    assert number(explorer.html, "mean of the pairs") == pytest.approx(0.7, abs=1e-4)
+    explorer.controls["layer_map"].value = "low"
+    assert number(explorer.html, "layer.0 ↦ layer.0") == pytest.approx(0.3, abs=1e-4)
+    assert number(explorer.html, "mean of the pairs") == pytest.approx(0.6, abs=1e-4)
+
+
+def test_ones_own_layer_map_begins_as_the_first_and_can_be_changed_and_emptied() -> None:
+    explorer = layer_map_explorer(SIMILARITY, *LAYERS, MAPS)
+    assert explorer.controls["layer.0"].disabled
+    explorer.controls["layer_map"].value = "own"
+    assert not explorer.controls["layer.0"].disabled
+    assert number(explorer.html, "layer.0 ↦ layer.1") == pytest.approx(0.7, abs=1e-4)
+    explorer.controls["embeddings"].value = "layer.0"
+    assert number(explorer.html, "mean of the pairs") == pytest.approx(0.55, abs=1e-4)
+    for layer in ("embeddings", "layer.0"):
+        explorer.controls[layer].value = "not mapped"
+    assert "mean of the pairs" not in explorer.html and "no pair" in explorer.static().alt
+
+
+def test_a_layer_map_of_other_models_is_refused() -> None:
+    with pytest.raises(UserError, match=r"layer\.7, which the teacher has not"):
+        layer_map_explorer(SIMILARITY, *LAYERS, {"even": {"layer.0": "layer.7"}})
 
 
 def test_the_report_viewer_has_every_section() -> None:
