@@ -164,7 +164,8 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
     Returns:
         What ``study.json`` holds: ``arms``, each with ``accuracy`` and ``macro_f1`` (mean, 95 %
         interval over seeds, values), ``gain`` (points of accuracy over the baseline, paired by
-        seed), steps, seconds, the epochs on validation; ``teacher``; ``environment``.
+        seed), steps, seconds, the epochs on validation, and its ``teacher`` if it has one;
+        ``environment``.
 
     Raises:
         UserError: Something given is wrong, or the folder holds another study's results.
@@ -181,8 +182,11 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
         "question": study.question,
         "seeds": list(range(study.seeds)),
         "baseline": study.baseline,
-        "arms": {arm.name: _summary(study, arm, runs) for arm in study.arms},
-        "teacher": bench.teacher_figures(study.arms[0].settings),
+        "arms": {
+            arm.name: _summary(study, arm, runs)
+            | ({"teacher": bench.teacher_figures(arm)} if arm.targets == "teacher" else {})
+            for arm in study.arms
+        },
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -280,8 +284,9 @@ class _Bench:
             self._teachers[name] = prepare_teacher(own, self._teacher_folder(name), say=self.say)
         return self._teachers[name]
 
-    def teacher_figures(self, settings: Settings) -> dict[str, Any]:
-        """Give the teacher's name, size and what it is worth on the test split."""
+    def teacher_figures(self, arm: Arm) -> dict[str, Any]:
+        """Give the arm's teacher: its name, size and what it is worth on the test split."""
+        settings = arm.settings
         teacher = self.teacher(settings)
         path = self.folder / "results" / f"teacher-{self._teacher_name(settings)}.json"
         key = key_of(self.task.fingerprint, weights_fingerprint(teacher))

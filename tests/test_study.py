@@ -89,6 +89,13 @@ def test_every_arm_has_an_interval_over_its_seeds(result: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
+def test_an_arm_with_a_teacher_says_what_it_is_worth(result: dict[str, Any]) -> None:
+    assert "teacher" not in result["arms"]["hard"]
+    soft = result["arms"]["soft"]["teacher"]
+    assert soft == result["arms"]["states"]["teacher"] and 0 < soft["accuracy"] <= 1
+
+
+@pytest.mark.slow
 def test_gains_are_paired_by_seed_and_in_points(result: dict[str, Any]) -> None:
     arms = result["arms"]
     assert "gain" not in arms["hard"]

@@ -190,7 +190,8 @@ class LocalAnswer:
             if isinstance(error, NotImplementedError) and self.exercise.id in str(error):
                 self.is_stub = True
             detail = _line(error)
-            if "unexpected keyword argument" in detail or "required positional" in detail:
+            own = f"{getattr(self.function, '__qualname__', '')}() "  # not a call inside it
+            if detail.startswith(own) and ("keyword argument" in detail or "required" in detail):
                 detail += f"; keep the stub's first line: def {self.exercise.signature}"
             kind = type(error).__name__
             raise AnswerRaised(kind, detail, _students_line(error), inputs) from None

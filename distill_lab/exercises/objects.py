@@ -67,9 +67,10 @@ class Classifier:
         if self.training:
             parts = [name for name in self.training if name]
             mode = f"training mode ({', '.join(parts)})" if parts else "training mode"
+        layers = "1 layer" if c["num_hidden_layers"] == 1 else f"{c['num_hidden_layers']} layers"
         return (
-            f"a BERT classifier of {c['num_hidden_layers']} layers × {c['hidden_size']}, "
-            f"{c['num_labels']} classes, in {mode}"
+            f"a BERT classifier of {layers} × {c['hidden_size']}, {c['num_labels']} classes, "
+            f"in {mode}"
         )
 
 

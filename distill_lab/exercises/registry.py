@@ -5,7 +5,6 @@ Stub, check cell, hints, table of points and gradebook column all come from here
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,16 @@ from typing import Any
 from distill_lab.errors import UserError
 from distill_lab.exercises.contracts import Contract
 
-LESSON_MODULES = ("lesson_01", "lesson_02", "lesson_03", "lesson_04")
+LESSON_MODULES = (
+    "lesson_01",
+    "lesson_02",
+    "lesson_03",
+    "lesson_04",
+    "lesson_05",
+    "lesson_06",
+    "lesson_07",
+    "lesson_08",
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +62,6 @@ class Exercise:
     def signature(self) -> str:
         """The stub's signature, such as ``"retention(student_score, teacher_score)"``."""
         return f"{self.id}({self.parameters})"
-
-    def parameter_names(self) -> list[str]:
-        """Names of the parameters, in order."""
-        scope: dict[str, Any] = {}
-        exec(f"def stub({self.parameters}): ...", scope)  # the registry's own text, no input
-        return list(inspect.signature(scope["stub"]).parameters)
 
 
 @dataclass(frozen=True)
