@@ -619,7 +619,7 @@ def top_k_expand(parts: Mapping[str, Tensor], classes: int) -> Tensor:
     if others:
         logits = (parts["log_tail"] - float(np.log(others)))[:, None].repeat(1, classes)
     else:
-        logits = torch.empty(len(kept), classes)
+        logits = torch.empty(len(kept), classes, dtype=kept.dtype)
     return logits.scatter(-1, parts["top_classes"].long(), kept)
 
 
