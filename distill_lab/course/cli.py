@@ -220,6 +220,20 @@ def store(
         store_run(run, data, name=name, say=_print)
 
 
+@app.command()
+def deployment(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs with exported students")
+    ],
+    root: Root = None,
+) -> None:
+    """Store in data/ the sizes, speeds and accuracies of the runs' models and exports."""
+    from distill_lab.course.notebooks import SOLUTIONS, find_root
+    from distill_lab.course.stored import store_deployment
+
+    store_deployment(runs, (root or find_root(SOLUTIONS)).resolve() / "data")
+
+
 def lab(
     options: Annotated[
         list[str] | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,45 @@ def store_study(folder: Path, data: Path) -> None:
     name = result["study"]
     command = {"command": f"distill-lab study data/studies/{name}.toml"}
     write_json(data / "results" / f"{name}.json", command | result)
+
+
+def store_deployment(runs: Sequence[Path], data: Path) -> None:
+    """Write a table of models and formats into ``data/``, from runs whose students were exported.
+
+    Args:
+        runs: Folders of finished runs with ``exports`` in their report; the first one's teacher
+            stands for all.
+        data: The folder ``data/``.
+
+    Raises:
+        UserError: A run is not finished, or its student was not exported.
+    """
+    models: list[dict[str, Any]] = []
+    for run in runs:
+        report = load_report(run)
+        if "exports" not in report:
+            raise UserError(
+                f"the student of {run} is not exported; distill-lab export {run} --int8"
+            )
+        settings, exports = report["settings"], report["exports"]
+        if not models:
+            teacher = report["teacher"] | {"throughput": exports["onnx"]["teacher_throughput"]}
+            models.append(_row("teacher", "torch float32", teacher))
+        name = f"student {settings['student']}"
+        name += ", pruned vocabulary" if settings.get("prune_vocabulary") else ""
+        student = report["students"]["distilled"]
+        first_seed = student | {"accuracy": student["accuracy"]["values"][0]}  # which is exported
+        models.append(_row(name, "torch float32", first_seed))
+        for key, form in (("onnx", "onnx float32"), ("onnx_int8", "onnx int8")):
+            models += [_row(name, form, exports[key])] if key in exports else []
+    command = f"distill-lab course deployment {' '.join(f'runs/{run.name}' for run in runs)}"
+    result = {"command": command, "models": models, "environment": report["environment"]}
+    write_json(data / "results" / "deployment.json", result)
+
+
+def _row(name: str, form: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: figures[key] for key in ("bytes", "throughput", "latency_ms", "accuracy")}
+    return {"name": name, "format": form, **kept}
 
 
 def _answers(run: Path, task: Task) -> dict[str, Any]:
