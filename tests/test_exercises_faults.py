@@ -37,7 +37,7 @@ REPAIRS: dict[str, list[tuple[str, str]]] = {
         )
     ],
     SQUARED: [("loss = alpha * soft", "loss = alpha * temperature**2 * soft")],
-    REDUCTION: [('reduction="mean"', 'reduction="batchmean"')],
+    REDUCTION: [('reduction="none").mean()', 'reduction="batchmean")')],
     FINITE: [
         ("p_teacher = F.softmax(", "p_teacher = F.log_softmax("),
         ("p_student = F.softmax(", "p_student = F.log_softmax("),
