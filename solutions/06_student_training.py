@@ -174,9 +174,8 @@ figure
 #   column above: most of a tiny student is a table with a row for each word piece, and *that* can be
 #   cut to width.
 # - **Pre-trained by itself.** Turc et al. (2019) train the small model as a language model first and
-#   distil afterwards, and find that this pre-training matters. It needs a corpus and many hours; a
-#   small checkpoint that somebody has pre-trained does as well (`--init pretrained`). We do not
-#   follow it here.
+#   distil afterwards, and find that this pre-training matters. It needs a corpus and many hours, or a
+#   small checkpoint that somebody else has pre-trained (`--init pretrained`). We do not follow it here.
 #
 # ## The bench
 #
@@ -681,14 +680,19 @@ for panel, size in zip(panels, ("tiny", "small"), strict=True):
         if name.startswith(size):
             steps, _, percent = zip(*curves[name], strict=True)
             panel.plot(steps, percent, style, color=colour, label=name, markersize=4)
-    panel.axhline(teacher_percent, color=BLACK, linestyle=":", linewidth=1, label="teacher")
-    panel.set(xlabel="Steps of 32 sentences", ylim=(0, 100))
+    panel.axhline(teacher_percent, color=BLACK, linestyle=":", linewidth=1)
+    panel.annotate("teacher", (steps[-1], teacher_percent + 1.5), fontsize=8, ha="right")
+    panel.set(xlabel="Steps of 32 sentences", ylim=(0, 115))
     panel.set_xticks(steps)
-    panel.legend(fontsize=8)
+    panel.set_yticks(range(0, 101, 20))
+    panel.legend(fontsize=8, loc="upper left")
 panels[0].set_ylabel("Watched sentences right (%)")
 figure
 
 # %% [markdown]
+# Do not mind single bends: these are some 250 sentences, one seed, and a learning rate that is at its full height
+# from the first step, where the long runs let it rise slowly.
+#
 # A start is a *start*: the question is how much of it is left when training goes on. So few steps cannot
 # say that, and one seed cannot say how sure it is. For that there is a long run, made by
 #
@@ -878,9 +882,9 @@ right.set(ylim=(2.5, -0.5), xlabel="Gain (points of test accuracy)")
 figure
 
 # %% [markdown]
-# Compare the width of a bar on the left with those on the right. Which differences could you have read
-# off the left panel alone, by looking for bars that do not overlap? Paired by seed, what makes a seed
-# lucky for *both* students cancels; what is left is the change.
+# On the left no two neighbours' bars overlap here, so the order alone could have been read off it. How *large*
+# each change is, and how sure, stands on the right. It is paired: what makes a seed lucky for *both* students
+# cancels, and what is left is the change.
 #
 # These intervals are over *seeds*. They answer: would other first weights and another order of the
 # batches have given the same? They do not answer: would *other articles*? That takes another interval.
@@ -1260,7 +1264,7 @@ print(f"{100 * rows['distilled_same_data']['accuracy']['mean']:.1f} % on test")
 # BERT is the "student", in which the loss knows labels alone, in which the temperature is read from a
 # setting that does not exist. They run, the loss falls, the accuracy is high. Nobody notices.
 #
-# Here is such a script, put together from faults that were all found in the wild. It takes a teacher, a
+# Here is such a script, put together from kinds of fault that circulate. It takes a teacher, a
 # student, batches with labels, and the settings; it gives the trained student and the loss of each step.
 
 
@@ -1392,7 +1396,7 @@ find_faults(mended)
 #    weights over is fine, as this lesson did. Taking all of them makes nothing smaller.)
 # 2. **Awake teacher.** `teacher.eval()`: otherwise dropout makes its answers random.
 # 3. **The teacher learns.** `AdamW(student.parameters(), …)`, and the teacher asked under
-#    `with torch.no_grad():`, which also saves half of the memory.
+#    `with torch.no_grad():`, which also saves the work of its backward pass.
 # 4. **The student does not hear it.** No `.detach()` on the student's logits; the teacher's are the
 #    constant.
 # 5. **Reversed.** `F.kl_div(student's log-probabilities, teacher's)`, in that order.
