@@ -180,7 +180,7 @@ figure
 # ## The bench
 #
 # All live trainings of this lesson are small: some of the labelled sentences, a hundred steps at most,
-# with the stored logits of lesson 05 as targets. To watch them we use every sixteenth sentence of the
+# with the stored logits of lesson 05 as targets. To watch them we use every twentieth sentence of the
 # validation split. A batch holds sentences of similar length, so that little is computed on padding;
 # the batches come in random order.
 
@@ -207,8 +207,8 @@ draws = np.random.default_rng(0)
 chosen = encoded["labelled"].select(draws.permutation(len(encoded["labelled"]))[: STEPS * BATCH])
 batches = batches_of(chosen, stored_knowledge("transfer"), BATCH)
 draws.shuffle(batches)
-every_sixteenth = encoded["validation"].select(range(0, len(encoded["validation"]), 16))
-watched = batches_of(every_sixteenth, stored_knowledge("validation"), 64)
+every_twentieth = encoded["validation"].select(range(0, len(encoded["validation"]), 20))
+watched = batches_of(every_twentieth, stored_knowledge("validation"), 64)
 
 
 @torch.no_grad()
@@ -230,7 +230,7 @@ for name, value in batches[0].items():
     print(f"  {name:<15} {list(value.shape)}")
 known = [batch["teacher_logits"].argmax(-1) == batch["labels"] for batch in watched]
 teacher_percent = 100 * torch.cat(known).double().mean().item()
-print(f"watched: {len(every_sixteenth)} sentences; the teacher gets {teacher_percent:.1f} % right")
+print(f"watched: {len(every_twentieth)} sentences; the teacher gets {teacher_percent:.1f} % right")
 
 # %% [markdown]
 # ## First weights: the teacher's layers
@@ -690,7 +690,7 @@ panels[0].set_ylabel("Watched sentences right (%)")
 figure
 
 # %% [markdown]
-# Do not mind single bends: these are some 250 sentences, one seed, and a learning rate that is at its full height
+# Do not mind single bends: these are some 200 sentences, one seed, and a learning rate that is at its full height
 # from the first step, where the long runs let it rise slowly.
 #
 # A start is a *start*: the question is how much of it is left when training goes on. So few steps cannot
