@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill_lab.devices import moved, pick_device
 from distill_lab.errors import UserError
 from distill_lab.exercises.progress import changed_progress, read_progress
-from distill_lab.files import data_path, read_json, write_json, written_whole
+from distill_lab.files import data_path, write_json, written_whole
 from distill_lab.knowledge import KnowledgeStore
 from distill_lab.models import (
     build_student,
@@ -29,7 +29,7 @@ from distill_lab.models import (
     save_model,
     weights_fingerprint,
 )
-from distill_lab.pipeline import Settings, key_of, prepare_teacher
+from distill_lab.pipeline import STEP, Settings, key_of, made, prepare_teacher
 from distill_lab.tasks import Task, load_task
 from distill_lab.training import Schedule, distill, fine_tune
 
@@ -115,7 +115,7 @@ def trained_student(variant: str = "distilled") -> PreTrainedModel:
     key = key_of(task().fingerprint, weights_fingerprint(teacher), asdict(schedule))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if read_json(folder / "step.json").get("key") != key:
+        if made(folder / STEP, key) is None:
             print("This student is trained once on this machine; that takes about a minute.")
             student = build_student(teacher, "tiny", seed=0)
             common: dict[str, Any] = {"schedule": schedule, "what": variant.replace("_", " ")}
@@ -125,7 +125,7 @@ def trained_student(variant: str = "distilled") -> PreTrainedModel:
                 fine_tune(student, task(), tokenizer(), **common)
             with written_whole(folder) as temporary:
                 save_model(student, temporary)
-                write_json(temporary / "step.json", {"key": key})
+                write_json(temporary / STEP, {"key": key})
     student = load_teacher(str(folder), label_names=task().label_names)
     return moved(student, pick_device())
 

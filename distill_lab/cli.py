@@ -1,4 +1,4 @@
-"""The command line: ``run extract distill evaluate predict export doctor``, ``lab``, ``course``.
+"""The command line: ``run study extract distill evaluate predict export doctor lab course``.
 
 Commands import what they need when they run, so that ``distill-lab --help`` is quick.
 """
@@ -346,14 +346,13 @@ def distill(
 ) -> None:
     """Train one student from a teacher's stored knowledge."""
     from distill_lab import training
-    from distill_lab.files import written_whole
+    from distill_lab.files import check_new_folder, written_whole
     from distill_lab.knowledge import KnowledgeStore
     from distill_lab.models import build_student, save_model
     from distill_lab.pipeline import check_same_tokenizer
 
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is not empty; give a new folder")
+    check_new_folder(out)
     model, processor = _trained(teacher, data)
     check_same_tokenizer(student, processor)
     known = KnowledgeStore(store)

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 
 from distill_lab.errors import UserError
 from distill_lab.evaluation import accuracy_and_macro_f1, measure_speeds, take_rows
-from distill_lab.files import told_as_user_error, written_whole
+from distill_lab.files import check_new_folder, written_whole
 from distill_lab.models import count_bytes, count_parameters
 from distill_lab.pipeline import Say, Settings, read_settings
 from distill_lab.prediction import Pair, load_pair
@@ -335,7 +335,7 @@ def export_run(run: Path, out: Path, *, int8: bool = False, say: Say = print) ->
         UserError: The run is not finished, ``out`` cannot be used, or the export failed.
     """
     pair = load_pair(run)
-    _check_place(out)
+    check_new_folder(out)
     report = load_report(run)
     with written_whole(out) as folder:
         folder.mkdir()  # now, so that a place which may not be written costs no work
@@ -351,23 +351,6 @@ def export_run(run: Path, out: Path, *, int8: bool = False, say: Say = print) ->
     report["exports"] = exports
     write_report(report, run)
     return report
-
-
-def _check_place(out: Path) -> None:
-    """Refuse a folder that is taken, or that cannot be made.
-
-    Raises:
-        UserError: It is.
-    """
-    with told_as_user_error(out):
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; give a new folder")
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out} is not empty; give a new folder")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError:  # what /proc says, which takes no folders
-            raise UserError(f"--out {out} cannot be made; choose another folder") from None
 
 
 def _write(folder: Path, pair: Pair, task: Task, *, int8: bool, say: Say) -> dict[str, Any]:

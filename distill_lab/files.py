@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,13 +41,33 @@ def written_whole(path: Path) -> Iterator[Path]:
     with told_as_user_error(path):
         _remove(temporary)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_parent(path)
             yield temporary
             if path.is_dir() and temporary.is_dir():  # a file never takes a folder's place
                 _remove(path)
             temporary.replace(path)
         finally:
             _remove(temporary)
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # what /proc says, which takes no folders
+        raise UserError(f"{path} cannot be made; choose another folder") from error
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse an ``--out`` that is taken.
+
+    Raises:
+        UserError: It is.
+    """
+    with told_as_user_error(path):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out {path} is a file; give a new folder")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"--out {path} is not empty; give a new folder")
 
 
 @contextmanager
@@ -106,3 +127,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        what: What it should be, as the refusal says it: ``config``.
+
+    Raises:
+        UserError: It cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no {what} can be read at {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no valid TOML: {error}") from error

@@ -23,8 +23,7 @@ import platform
 import shutil
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -47,7 +46,7 @@ from distill_lab.evaluation import (
     measure_cost,
     reliability,
 )
-from distill_lab.files import read_json, write_json, write_text, written_whole
+from distill_lab.files import read_json, read_toml, write_json, write_text, written_whole
 from distill_lab.knowledge import KnowledgeStore, extract
 from distill_lab.models import (
     STUDENTS,
@@ -71,6 +70,7 @@ from distill_lab.vocabulary import (
 )
 
 Say = Callable[[str], None]
+STEP = "step.json"  # beside a model: what it was made from
 LARGEST_SEED = 2**32  # NumPy takes no larger one
 VARIANTS = ("hard_labels", "label_smoothing", "distilled_same_data", "distilled")
 
@@ -144,7 +144,7 @@ class Settings:
         if self.teacher_epochs != 0:
             _teacher_schedule(self)
         for variant in ("distilled", "hard_labels"):
-            _schedule(self, variant, self.seed)
+            schedule_of(self, variant, self.seed)
         parse_objective(self.objective, alpha=self.alpha, temperature=self.temperature)
         Objective(label_smoothing=self.label_smoothing)
 
@@ -165,24 +165,38 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: There is no such file, it is no TOML, or it has an unknown key or wrong type.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no config can be read at {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid TOML: {error}") from error
+    values = read_toml(Path(path), "config")
+    check_settings(values, str(path))
+    return values
+
+
+def check_settings(
+    values: Mapping[str, Any], where: str, *, also: Sequence[str] = (), but: Sequence[str] = ()
+) -> None:
+    """Refuse keys that are no settings, and values of a wrong type.
+
+    Args:
+        values: As TOML gives them.
+        where: What the refusal begins with.
+        also: Keys that may stand beside the settings, named with them.
+        but: Settings that are not to be given.
+
+    Raises:
+        UserError: One is.
+    """
     kinds = {field.name: str(field.type).partition(" ")[0] for field in fields(Settings)}
     types: dict[str, tuple[type, ...]] = {
         **{"bool": (bool,), "int": (int,)},
         **{"float": (int, float), "str": (str,)},
     }
+    known = [name for name in kinds if name not in but]
     for key, value in values.items():
-        if key not in kinds:
-            raise UserError(f"{path}: unknown setting {key!r}; there are {', '.join(kinds)}")
+        if key not in known:
+            there = ", ".join((*also, *known))
+            raise UserError(f"{where}: unknown setting {key!r}; there are {there}")
         kind = kinds[key]
         if not isinstance(value, types[kind]) or isinstance(value, bool) != (kind == "bool"):
-            raise UserError(f"{path}: {key} is {value!r}; expected {kind}")
-    return values
+            raise UserError(f"{where}: {key} is {value!r}; expected {kind}")
 
 
 def settings_toml(settings: Settings) -> str:
@@ -303,14 +317,14 @@ def _load_models(s: Settings, task: Task) -> _Models:
     pruned = None
     if s.prune_vocabulary:
         pruned = prune_to_texts(tokenizer, task.transfer["text"][:], task.max_length)
-    student = _build_student(s, teacher, pruned, s.seed)
+    student = build_student_of(s, teacher, pruned, s.seed)
     models = _Models(teacher, student, tokenizer, pruned)
     task.check(student, models.student_tokenizer)
-    _objective(s, student, teacher)
+    objective_of(s, student, teacher)
     return models
 
 
-def _build_student(
+def build_student_of(
     s: Settings, teacher: PreTrainedModel, pruned: PrunedVocabulary | None, seed: int
 ) -> PreTrainedModel:
     """Build a student; one of a pruned vocabulary has a part of the other's embeddings."""
@@ -385,7 +399,7 @@ class _Steps:
 
     def student_key(self, variant: str, seed: int) -> str:
         s = self.settings
-        trained = asdict(_schedule(s, variant, seed, self.same_data))
+        trained = asdict(schedule_of(s, variant, seed, self.same_data))
         smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
         soft = [s.objective, s.temperature, s.alpha] if variant.startswith("distilled") else []
         return key_of(self.teacher_key, self.student_made_from, [variant, trained, smoothing, soft])
@@ -403,10 +417,10 @@ class _Steps:
         """Fine-tune the teacher, or load it; give it with the seconds its training took."""
         s, task, folder = self.settings, self.task, self.folder / "teacher"
         key = self.teacher_key
-        if (made := _made(folder, key)) is not None:
+        if (record := made(folder / STEP, key)) is not None:
             done = "fine-tuned" if s.teacher_epochs else "in place"
             self.say(f"1 · Teacher: {s.teacher} is already {done}; using {folder}")
-            return self._load(folder), float(made["seconds"])
+            return self._load(folder), float(record["seconds"])
         start = time.perf_counter()
         model, spent = self.models.teacher, 0.0
         if s.teacher_epochs:
@@ -434,7 +448,7 @@ class _Steps:
     def knowledge(self, teacher: PreTrainedModel) -> tuple[KnowledgeStore, float]:
         """Ask the teacher once about every transfer example; give the store and the seconds."""
         s, folder = self.settings, self.folder / "knowledge"
-        features = _objective(s, self.models.student, teacher).features()
+        features = objective_of(s, self.models.student, teacher).features()
         key = key_of(self.teacher_key, sorted(features))
         path = self.folder / "steps" / "knowledge.json"
         record = read_json(path)
@@ -476,7 +490,7 @@ class _Steps:
         trained: dict[str, list[_Student]] = {variant: [] for variant in VARIANTS}
         for seed in self._seeds():
             build = lru_cache(
-                partial(_build_student, self.settings, teacher, self.models.pruned, seed)
+                partial(build_student_of, self.settings, teacher, self.models.pruned, seed)
             )
             for variant, runs in trained.items():
                 if not (self.same_data and variant == "distilled"):
@@ -498,12 +512,12 @@ class _Steps:
         folder = self.folder / "students" / f"{variant}-seed{seed}"
         key = self.student_key(variant, seed)
         name = variant.replace("_", " ")
-        if (made := _made(folder, key)) is not None:
+        if (record := made(folder / STEP, key)) is not None:
             self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
-            return _Student(folder, made["steps"], made["seconds"])
+            return _Student(folder, record["steps"], record["seconds"])
         start = time.perf_counter()
         student = copy.deepcopy(build())
-        schedule = _schedule(s, variant, seed, self.same_data)
+        schedule = schedule_of(s, variant, seed, self.same_data)
         split = "transfer" if variant == "distilled" else "labelled"
         self.say(
             f"3 · Student: {name}, seed {seed} ({count_parameters(student):,} parameters, "
@@ -516,7 +530,7 @@ class _Steps:
             "what": f"{name}, seed {seed}",
         }
         if variant.startswith("distilled"):
-            objective = _objective(s, student, teacher)
+            objective = objective_of(s, student, teacher)
             training = distill(student, store, task, tokenizer, objective=objective, **common)
         else:
             smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
@@ -599,20 +613,12 @@ class _Steps:
                 "labels": list(task.label_names),
                 "matrix": class_similarity(teacher, s.temperature).tolist(),
             },
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "device": device_name(device),
-                "dtype": s.dtype,
-                "threads": torch.get_num_threads(),
-                "seed": s.seed,
-            },
+            "environment": environment(device, s.dtype) | {"seed": s.seed},
         }
 
     def finished_report(self) -> dict[str, Any] | None:
         """Give the report if it was made from the same things."""
-        if read_json(self.folder / "steps" / "report.json").get("key") != self.report_key():
+        if made(self.folder / "steps" / "report.json", self.report_key()) is None:
             return None
         try:
             return load_report(self.folder)
@@ -635,11 +641,12 @@ class _Steps:
             with written_whole(folder) as temporary:
                 save_model(model, temporary)
                 tokenizer.save_pretrained(temporary)
-                write_json(temporary / "step.json", {"key": key, **record})
+                write_json(temporary / STEP, {"key": key, **record})
         PartialState().wait_for_everyone()
 
 
-def _objective(s: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
+def objective_of(s: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
+    """Give the objective of a distilled student, its layers mapped."""
     objective = parse_objective(s.objective, alpha=s.alpha, temperature=s.temperature)
     return objective.mapped(student, teacher)
 
@@ -656,7 +663,7 @@ def _teacher_schedule(s: Settings) -> Schedule:
     )
 
 
-def _schedule(s: Settings, variant: str, seed: int, same_data: bool = False) -> Schedule:
+def schedule_of(s: Settings, variant: str, seed: int, same_data: bool = False) -> Schedule:
     """Give a student's schedule; on the same data all have the same number of steps."""
     long = variant == "distilled" or same_data
     return Schedule(
@@ -710,9 +717,21 @@ def settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
     return dtype
 
 
-def _made(folder: Path, key: str) -> dict[str, Any] | None:
-    """Give the record of a finished step if it was made from the same things."""
-    record = read_json(folder / "step.json")
+def environment(device: torch.device, dtype: str) -> dict[str, Any]:
+    """Say with what, where and in what dtype was computed; for reports."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": device_name(device),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def made(path: Path, key: str) -> dict[str, Any] | None:
+    """Give the record of something finished if it was made from the same things."""
+    record = read_json(path)
     return record if record.get("key") == key else None
 
 

@@ -26,29 +26,37 @@ arm's epoch has been chosen on validation. What is done is kept, and an interrup
 
 from __future__ import annotations
 
-import platform
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import transformers
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel
 
-from distill_lab.devices import device_name, pick_device, processes
+from distill_lab.devices import pick_device, processes
 from distill_lab.errors import UserError
 from distill_lab.evaluation import SEEDS_FOR_INTERVAL, Evaluation, evaluate, seeds_interval
-from distill_lab.files import read_json, write_json
+from distill_lab.files import read_toml, write_json
 from distill_lab.knowledge import KnowledgeStore, extract
-from distill_lab.models import build_student, count_parameters, load_tokenizer, weights_fingerprint
-from distill_lab.pipeline import Say, Settings, key_of, prepare_teacher, settled_dtype
+from distill_lab.models import count_parameters, load_tokenizer, weights_fingerprint
+from distill_lab.pipeline import (
+    Say,
+    Settings,
+    build_student_of,
+    check_settings,
+    environment,
+    key_of,
+    made,
+    objective_of,
+    prepare_teacher,
+    schedule_of,
+    settled_dtype,
+)
 from distill_lab.tasks import Task, load_task
-from distill_lab.training import Schedule, distill, fine_tune, parse_objective
+from distill_lab.training import distill, fine_tune
 
 TARGETS = ("teacher", "labels")
 DATA = ("labelled", "transfer")
@@ -101,12 +109,7 @@ def read_study(path: str | Path) -> Study:
         UserError: It cannot be read, or says something that no training can take.
     """
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no study can be read at {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid TOML: {error}") from error
+    values = read_toml(path, "study")
     known = ("question", "seeds", "baseline", "settings", "arms")
     if unknown := sorted(set(values) - set(known)):
         raise UserError(f"{path}: unknown key {unknown[0]!r}; there are {', '.join(known)}")
@@ -134,17 +137,7 @@ def _arm(path: Path, name: str, values: Mapping[str, Any]) -> Arm:
     own = {"label": name, "targets": "teacher", "data": "labelled"}
     own |= {key: values[key] for key in own if key in values}
     given = {key: value for key, value in values.items() if key not in own}
-    settings = [field.name for field in fields(Settings) if field.name not in NOT_AN_ARMS]
-    for key, value in given.items():
-        if key not in settings:
-            raise UserError(
-                f"{path}, arm {name}: unknown setting {key!r}; there are "
-                f"{', '.join((*own, *settings))}"
-            )
-        kind = type(getattr(Settings, key))
-        right = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not right and getattr(Settings, key) is not None:
-            raise UserError(f"{path}, arm {name}: {key} is {value!r}; expected {kind.__name__}")
+    check_settings(given, f"{path}, arm {name}", also=tuple(own), but=NOT_AN_ARMS)
     for key, choices in (("targets", TARGETS), ("data", DATA)):
         if own[key] not in choices:
             raise UserError(
@@ -187,17 +180,18 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
             | ({"teacher": bench.teacher_figures(arm)} if arm.targets == "teacher" else {})
             for arm in study.arms
         },
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": device_name(bench.device),
-            "dtype": bench.dtype,
-            "threads": torch.get_num_threads(),
-        },
+        "environment": environment(bench.device, bench.dtype),
     }
     write_json(Path(out) / "study.json", result)
     return result
+
+
+class _Teacher(NamedTuple):
+    """A fine-tuned teacher, its tokenizer, and what tells its weights from others'."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    fingerprint: str
 
 
 class _Bench:
@@ -218,7 +212,9 @@ class _Bench:
         self.device = pick_device(first.device)
         self.task: Task = load_task(first.task, **first.columns, max_length=first.max_length)
         self.dtype = settled_dtype(folder, first.dtype, self.device)
-        self._teachers: dict[str, PreTrainedModel] = {}
+        # Each made, hashed or opened once, however many students ask.
+        self._teachers: dict[str, _Teacher] = {}
+        self._stores: dict[str, KnowledgeStore] = {}
 
     def student(self, arm: Arm, seed: int, number: int) -> dict[str, Any]:
         """Train and measure one student, or read what was kept of it."""
@@ -226,47 +222,33 @@ class _Bench:
         teacher, settings = self.teacher(arm.settings), arm.settings
         key = key_of(
             self.task.fingerprint,
-            weights_fingerprint(teacher),
+            teacher.fingerprint,
             [arm.targets, arm.data, seed, self.dtype],
             {k: v for k, v in settings.given.items() if k not in ("device", "dtype", "seeds")},
         )
-        kept = read_json(path)
         total = self.study.seeds * len(self.study.arms)
         what = f"{number} of {total} · {arm.label}, seed {seed}"
-        if kept.get("key") == key:
+        if (kept := made(path, key)) is not None:
             self.say(f"{what}: already trained")
             return kept
         self.say(what)
-        tokenizer = load_tokenizer(settings.teacher)
-        student = build_student(
-            teacher,
-            settings.student,
-            init=settings.init,
-            embeddings=settings.embeddings,
-            seed=seed,
-        )
+        settled = replace(settings, device=str(self.device), dtype=self.dtype)
+        student = build_student_of(settled, teacher.model, None, seed)
         common: dict[str, Any] = {
             "split": arm.data,
-            "schedule": Schedule(
-                epochs=settings.epochs,
-                learning_rate=settings.learning_rate,
-                batch_size=settings.batch_size,
-                seed=seed,
-                device=str(self.device),
-                dtype=self.dtype,
-            ),
+            "schedule": schedule_of(settled, "distilled", seed),  # epochs over whatever data
             "checkpoints": self.folder / "checkpoints" / f"{arm.name}-seed{seed}-{key[:12]}",
             "what": arm.label,
         }
         if arm.targets == "teacher":
-            objective = parse_objective(
-                settings.objective, alpha=settings.alpha, temperature=settings.temperature
-            ).mapped(student, teacher)
+            objective = objective_of(settled, student, teacher.model)
             store = self.knowledge(settings, arm.data, objective.features())
-            training = distill(student, store, self.task, tokenizer, objective=objective, **common)
+            training = distill(
+                student, store, self.task, teacher.tokenizer, objective=objective, **common
+            )
         else:
-            training = fine_tune(student, self.task, tokenizer, **common)
-        measured = self._evaluate(student, tokenizer, f"testing {arm.label}")
+            training = fine_tune(student, self.task, teacher.tokenizer, **common)
+        measured = self._evaluate(student, teacher.tokenizer, f"testing {arm.label}")
         record = {
             "key": key,
             "parameters": count_parameters(student),
@@ -276,52 +258,55 @@ class _Bench:
         write_json(path, record)
         return record
 
-    def teacher(self, settings: Settings) -> PreTrainedModel:
+    def teacher(self, settings: Settings) -> _Teacher:
         """Give the teacher of these settings, fine-tuned once a study."""
         name = self._teacher_name(settings)
         if name not in self._teachers:
             own = replace(settings, dtype=self.dtype, seeds=1)
-            self._teachers[name] = prepare_teacher(own, self._teacher_folder(name), say=self.say)
+            model = prepare_teacher(own, self.folder / "teachers" / name, say=self.say)
+            self._teachers[name] = _Teacher(
+                model, load_tokenizer(settings.teacher), weights_fingerprint(model)
+            )
         return self._teachers[name]
 
     def teacher_figures(self, arm: Arm) -> dict[str, Any]:
         """Give the arm's teacher: its name, size and what it is worth on the test split."""
-        settings = arm.settings
-        teacher = self.teacher(settings)
-        path = self.folder / "results" / f"teacher-{self._teacher_name(settings)}.json"
-        key = key_of(self.task.fingerprint, weights_fingerprint(teacher))
-        kept = read_json(path)
-        if kept.get("key") != key:
-            measured = self._evaluate(teacher, load_tokenizer(settings.teacher), "testing teacher")
+        teacher = self.teacher(arm.settings)
+        path = self.folder / "results" / f"teacher-{self._teacher_name(arm.settings)}.json"
+        key = key_of(self.task.fingerprint, teacher.fingerprint)
+        kept = made(path, key)
+        if kept is None:
+            measured = self._evaluate(teacher.model, teacher.tokenizer, "testing teacher")
             kept = {"key": key, **{metric: getattr(measured, metric) for metric in METRICS}}
             write_json(path, kept)
         figures = {metric: kept[metric] for metric in METRICS}
-        return {"name": settings.teacher, "parameters": count_parameters(teacher), **figures}
+        size = {"name": arm.settings.teacher, "parameters": count_parameters(teacher.model)}
+        return size | figures
 
     def knowledge(
         self, settings: Settings, split: str, features: tuple[str, ...]
     ) -> KnowledgeStore:
         """Give what the teacher knows of a split, extracted once for each set of features."""
         name = f"{split}-{key_of(self._teacher_name(settings), sorted(features))[:12]}"
-        return extract(
-            self.teacher(settings),
-            self.task,
-            load_tokenizer(settings.teacher),
-            self.folder / "knowledge" / name,
-            split=split,
-            features=features,
-            device=str(self.device),
-            dtype=self.dtype,
-        )
+        if name not in self._stores:
+            teacher = self.teacher(settings)
+            self._stores[name] = extract(
+                teacher.model,
+                self.task,
+                teacher.tokenizer,
+                self.folder / "knowledge" / name,
+                split=split,
+                features=features,
+                device=str(self.device),
+                dtype=self.dtype,
+            )
+        return self._stores[name]
 
     def _evaluate(self, model: PreTrainedModel, tokenizer: Any, what: str) -> Evaluation:
         return evaluate(model, self.task, tokenizer, device=str(self.device), what=what)
 
     def _teacher_name(self, settings: Settings) -> str:
         return key_of({name: getattr(settings, name) for name in TEACHER_SETTINGS})[:12]
-
-    def _teacher_folder(self, name: str) -> Path:
-        return self.folder / "teachers" / name
 
 
 def _summary(study: Study, arm: Arm, runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
