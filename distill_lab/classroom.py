@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -170,6 +171,22 @@ def result(name: str) -> dict[str, Any]:
         raise UserError(f"no result is called {name!r}; choose {', '.join(known)}") from None
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Show rows as a table; numbers in the columns after the first stand on the right.
+
+    Args:
+        header: A heading for each column.
+        rows: Each with an entry for each column; Markdown and formulas are fine.
+    """
+    from IPython.display import Markdown, display
+
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
 
 
 # --- guesses -----------------------------------------------------------------------------------

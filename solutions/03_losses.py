@@ -38,7 +38,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from IPython.display import Markdown, display
+from IPython.display import display
 from torch import Tensor, nn
 
 from distill_lab.classroom import (
@@ -47,6 +47,7 @@ from distill_lab.classroom import (
     predict,
     recall,
     stored_knowledge,
+    table,
     task,
 )
 from distill_lab.exercises import check, progress, use
@@ -57,13 +58,6 @@ from distill_lab.widgets import loss_explorer
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
 # All models here are so small that a second thread would mostly wait for the first.
 torch.set_num_threads(1)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: one sentence, two targets

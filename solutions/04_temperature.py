@@ -40,7 +40,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import Markdown, display
+from IPython.display import display
 from torch import Tensor, nn
 
 from distill_lab.classroom import (
@@ -50,6 +50,7 @@ from distill_lab.classroom import (
     recall,
     result,
     stored_knowledge,
+    table,
     task,
     tokenizer,
 )
@@ -62,13 +63,6 @@ from distill_lab.widgets import temperature_explorer
 
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
 torch.set_num_threads(1)  # the models here are so small that a second thread would only wait
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: one answer, four temperatures

@@ -52,7 +52,6 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from IPython.display import Markdown, display
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -64,6 +63,7 @@ from distill_lab.classroom import (
     recall,
     result,
     stored_knowledge,
+    table,
     task,
     tokenizer,
 )
@@ -84,13 +84,6 @@ from distill_lab.tasks import encode_texts
 from distill_lab.training import LengthBucketSampler
 
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: the same question, twenty times

@@ -41,7 +41,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import Markdown, display
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -53,6 +52,7 @@ from distill_lab.classroom import (
     recall,
     result,
     stored_knowledge,
+    table,
     task,
     tokenizer,
     trained_student,
@@ -67,13 +67,6 @@ from distill_lab.plots import PALETTE, STUDENTS, canvas
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
 GREY = "#B0B0B0"
 torch.set_num_threads(1)  # most models here are so small that a second thread would only wait
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: a student is more than its loss

@@ -42,7 +42,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from IPython.display import Markdown, display
 from torch import Tensor, nn
 
 from distill_lab.classroom import (
@@ -51,6 +50,7 @@ from distill_lab.classroom import (
     predict,
     recall,
     result,
+    table,
     task,
     tokenizer,
     trained_student,
@@ -66,13 +66,6 @@ from distill_lab.training import relation_heads
 from distill_lab.widgets import layer_map_explorer
 
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: what the logits leave out

@@ -50,7 +50,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from IPython.display import Markdown, display
 from onnx import numpy_helper
 from scipy import stats
 from torch import Tensor
@@ -63,6 +62,7 @@ from distill_lab.classroom import (
     recall,
     result,
     stored_knowledge,
+    table,
     task,
     tokenizer,
     trained_student,
@@ -85,13 +85,6 @@ from distill_lab.plots import PALETTE, STUDENTS, TEACHER, canvas
 BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK = PALETTE
 MEGABYTE = 1e6
 LOOKS = {"teacher": TEACHER, **{name: STUDENTS[name] for name in ("distilled", "hard_labels")}}
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows as a table; numbers in the columns after the first stand on the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    display(Markdown("\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)))
-
 
 # %% [markdown]
 # ## Why: one student, eight answers

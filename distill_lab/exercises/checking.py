@@ -98,8 +98,8 @@ def _try(contract: Contract, answer: LocalAnswer, generator: torch.Generator) ->
     except Exception as error:
         # The contract could not work with what it was given: a wrong kind of value.
         return Broken(
-            f"what it gives cannot be used as expected ({type(error).__name__}: {_line(error)}). "
-            "Compare it with what the docstring says it returns."
+            f"what it gives cannot be used as expected ({type(error).__name__}: "
+            f"{one_line(error)}). Compare it with what the docstring says it returns."
         )
     return None
 
@@ -160,7 +160,7 @@ class LocalAnswer:
                     value.sum(), [leaves[name] for name in wrt], allow_unused=True
                 )
         except RuntimeError as error:
-            raise AnswerRaised("RuntimeError", _line(error), "backward", inputs) from None
+            raise AnswerRaised("RuntimeError", one_line(error), "backward", inputs) from None
         return dict(zip(wrt, found, strict=True))
 
     def raised(self, **inputs: Any) -> str | None:
@@ -182,14 +182,14 @@ class LocalAnswer:
                 f"{self.exercise.signature}, without calling it."
             )
         try:
-            with _quiet(), _withheld(self.exercise), torch.enable_grad():
+            with quiet(), _withheld(self.exercise):
                 return self.function(**given)
         except (KeyboardInterrupt, Broken):
             raise
         except BaseException as error:  # SystemExit too: a check never ends the kernel
             if isinstance(error, NotImplementedError) and self.exercise.id in str(error):
                 self.is_stub = True
-            detail = _line(error)
+            detail = one_line(error)
             own = f"{getattr(self.function, '__qualname__', '')}() "  # not a call inside it
             if detail.startswith(own) and ("keyword argument" in detail or "required" in detail):
                 detail += f"; keep the stub's first line: def {self.exercise.signature}"
@@ -198,12 +198,14 @@ class LocalAnswer:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Let nothing be printed, draw the same random numbers each time, and follow gradients."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
         warnings.catch_warnings(),
         torch.random.fork_rng(devices=[]),
+        torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
         torch.manual_seed(0)  # so that dropout, say, falls alike at every call
@@ -263,10 +265,10 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException, longest: int = 300) -> str:
     """The error's message on one line, cut where it grows long."""
     text = " ".join(str(error).split()) or "no message"
-    return text if len(text) <= 300 else text[:299] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _students_line(error: BaseException) -> str | None:

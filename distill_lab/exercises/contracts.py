@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+Inputs = dict[str, Any]
+Drawn = Callable[[torch.Generator], Inputs]
 RELATIVE_TOLERANCE = 1e-5
 ABSOLUTE_TOLERANCE = 1e-6
 
@@ -229,3 +231,33 @@ def _kind(value: Any) -> str:
     if value is None:
         return "None (is the return statement missing?)"
     return f"a {type(value).__name__}"
+
+
+# --- contracts that many exercises have --------------------------------------------------------
+
+
+def nothing_changes(
+    drawn: Drawn,
+    *,
+    reason: str,
+    hints: tuple[str, ...],
+    law: str = "The inputs are the same after the call as before",
+    names: tuple[str, ...] = (),
+) -> Contract:
+    """Make the contract that no input changes in place.
+
+    Worth nothing: only the process where the answer runs can see it.
+
+    Args:
+        drawn: Gives the call's inputs.
+        reason: Said where one changes; ``{changed}`` stands for its name.
+        hints, law: As ``Contract`` takes them.
+        names: The inputs to watch; all if none is named.
+    """
+
+    def holds(answer: Answer, generator: torch.Generator) -> None:
+        inputs = drawn(generator)
+        changed = [name for name in answer.changed(**inputs) if not names or name in names]
+        require(not changed, reason.format(changed=" and ".join(changed)), inputs=inputs)
+
+    return Contract("inputs_unchanged", law, 0, holds, hints)

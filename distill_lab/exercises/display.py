@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill_lab.exercises.checking import Outcome, Verdict
+from distill_lab.exercises.checking import Outcome, Status, Verdict
 from distill_lab.exercises.registry import lesson_of
 
 GLYPHS = {"passed": "✓", "failed": "✗", "untried": "○"}
@@ -88,9 +88,8 @@ class CheckResult:
     def _repr_html_(self) -> str:
         cell = "style='text-align:left;padding:2px 12px 2px 0'"
         rows = "".join(
-            f"<tr><td {cell}><span style='color:{COLOURS[o.status]};font-weight:bold' "
-            f"title='{WORDS[o.status]}' aria-label='{WORDS[o.status]}'>{GLYPHS[o.status]}</span>"
-            f"</td><td {cell}>{_text(o.contract.law)}</td><td {cell}>{_points(o)}</td></tr>"
+            f"<tr><td {cell}>{html_glyph(o.status)}</td>"
+            f"<td {cell}>{_text(o.contract.law)}</td><td {cell}>{_points(o)}</td></tr>"
             for o in self.verdict.outcomes
         )
         parts = [f"<p><b>{_text(self.headline)}</b></p><table><tbody>{rows}</tbody></table>"]
@@ -104,6 +103,15 @@ class CheckResult:
                 parts.append(f"<pre>{_text(shown)}</pre>")
         parts += [f"<p>{_text(line)}</p>" for line in self.advice()]
         return "".join(parts)
+
+
+def html_glyph(status: Status) -> str:
+    """The glyph of a status in its colour, with its word for whoever cannot see it."""
+    word = WORDS[status]
+    return (
+        f"<span style='color:{COLOURS[status]};font-weight:bold' title='{word}' "
+        f"aria-label='{word}'>{GLYPHS[status]}</span>"
+    )
 
 
 def evidence(outcome: Outcome) -> dict[str, str]:

@@ -15,11 +15,8 @@ the faults of lesson 06 and for no others. Nothing is graded.
 
 from __future__ import annotations
 
-import contextlib
 import html
-import io
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
@@ -29,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lab.exercises.checking import Status
-from distill_lab.exercises.display import COLOURS, GLYPHS, WORDS
+from distill_lab.exercises.checking import Status, one_line, quiet
+from distill_lab.exercises.display import GLYPHS, html_glyph
 from distill_lab.exercises.objects import Classifier, draw_batch, draw_classifier
 from distill_lab.models import count_parameters
 
@@ -85,9 +82,8 @@ class FaultReport:
     def _repr_html_(self) -> str:
         cell = "style='text-align:left;vertical-align:top;padding:2px 12px 2px 0'"
         rows = "".join(
-            f"<tr><td {cell}><span style='color:{COLOURS[f.status]};font-weight:bold' "
-            f"title='{WORDS[f.status]}' aria-label='{WORDS[f.status]}'>{GLYPHS[f.status]}</span>"
-            f"</td><td {cell}>{html.escape(f.law)}</td><td {cell}>{html.escape(f.remark)}</td></tr>"
+            f"<tr><td {cell}>{html_glyph(f.status)}</td>"
+            f"<td {cell}>{html.escape(f.law)}</td><td {cell}>{html.escape(f.remark)}</td></tr>"
             for f in self.findings
         )
         return f"<p><b>{self.headline}</b></p><table><tbody>{rows}</tbody></table>"
@@ -120,7 +116,7 @@ def _looked_at(law: str, look: Callable[[_Bench], str], bench: _Bench) -> Findin
         return Finding(law, "untried", str(reason))
     except Exception as error:
         # What came back could not be worked with.
-        return Finding(law, "untried", f"What it gives cannot be used: {_line(error)}.")
+        return Finding(law, "untried", f"What it gives cannot be used: {_said(error)}.")
     return Finding(law, "failed" if remark else "passed", remark)
 
 
@@ -316,7 +312,7 @@ class _Bench:
         )
         given = [{name: value.clone() for name, value in batch.items()} for batch in batches]
         try:
-            with _quiet():
+            with quiet():
                 value = self.claim(
                     asked,
                     pupil,
@@ -326,7 +322,7 @@ class _Bench:
                     learning_rate=learning_rate,
                 )
         except (Exception, SystemExit) as error:
-            raise _Untold(f"It raised {type(error).__name__}: {_line(error)}.") from None
+            raise _Untold(f"It raised {type(error).__name__}: {_said(error)}.") from None
         finally:
             hook.remove()
         if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], nn.Module)):
@@ -464,25 +460,8 @@ def _largest_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -
     return max(changes)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let nothing be printed, and draw the same random numbers each time."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-        torch.random.fork_rng(devices=[]),
-        torch.enable_grad(),
-    ):
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        yield
-
-
-def _line(error: BaseException) -> str:
-    """The error's message on one line, cut where it grows long."""
-    text = " ".join(str(error).split()).rstrip(".") or "no message"
-    return text if len(text) <= 200 else text[:199] + "…"
+def _said(error: BaseException) -> str:
+    return one_line(error, 200).rstrip(".")
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from distill_lab.exercises.contracts import (
     compare,
     draw,
     expect,
+    nothing_changes,
     require,
 )
 from distill_lab.exercises.registry import Exercise, Lesson
@@ -129,30 +131,17 @@ def _same_gradients(
         )
 
 
-def _nothing_changes(inputs: Callable[[torch.Generator], dict[str, Any]]) -> Contract:
-    """The contract that no input is changed in place."""
-
-    def holds(answer: Answer, generator: torch.Generator) -> None:
-        given = inputs(generator)
-        changed = answer.changed(**given)
-        require(
-            not changed,
-            f"it changes {' and '.join(changed)} in place. Whoever called it still needs the old "
-            "values: `x = x + y` makes a new tensor, `x += y` overwrites the caller's.",
-            inputs=given,
-        )
-
-    return Contract(
-        "inputs_unchanged",
-        "No input is changed in place",
-        0,
-        holds,
-        (
-            "Operators with = (`+=`, `/=`) and methods with _ at the end (`masked_fill_`) write "
-            "into the tensor they are given.",
-            "Write `x = x + y` and `scores.masked_fill(…)` instead.",
-        ),
-    )
+_nothing_changes = partial(
+    nothing_changes,
+    reason="it changes {changed} in place. Whoever called it still needs the old values: "
+    "`x = x + y` makes a new tensor, `x += y` overwrites the caller's.",
+    law="No input is changed in place",
+    hints=(
+        "Operators with = (`+=`, `/=`) and methods with _ at the end (`masked_fill_`) write into "
+        "the tensor they are given.",
+        "Write `x = x + y` and `scores.masked_fill(…)` instead.",
+    ),
+)
 
 
 # --- causal_mask -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from distill_lab.exercises.contracts import (
     Answer,
     Broken,
     Contract,
+    Drawn,
+    Inputs,
     compare,
     draw,
     expect,
+    nothing_changes,
     require,
 )
 from distill_lab.exercises.registry import Exercise, Lesson
@@ -84,8 +88,6 @@ def over_the_batch(logits: Tensor) -> Tensor:
 
 # --- What contracts share ------------------------------------------------------------------------
 
-Inputs = dict[str, Any]
-Drawn = Callable[[torch.Generator], Inputs]
 
 SHIFT_TOLERANCE = 5e-5
 """float32 steps by 1.5e-5 near 160, the largest of ``shifts``; a mistake there is NaN or whole."""
@@ -158,30 +160,16 @@ def expect_mean(
     compare(value, expected, reason, unlike=unlike, atol=atol, inputs=inputs)
 
 
-def inputs_unchanged(drawn: Drawn) -> Contract:
-    """Make the contract that no input changes in place; worth nothing from outside."""
-
-    def holds(answer: Answer, generator: torch.Generator) -> None:
-        inputs = drawn(generator)
-        changed = answer.changed(**inputs)
-        require(
-            not changed,
-            f"it changes {' and '.join(changed)} in place: the caller's tensor has other values "
-            "after the call. Make a new tensor: x = x / T rather than x /= T or x.div_(T).",
-            inputs=inputs,
-        )
-
-    return Contract(
-        id="inputs_unchanged",
-        law="The inputs are the same after the call as before",
-        points=0,
-        holds=holds,
-        hints=(
-            "Look for an operator that writes into a tensor it was given: /=, -=, x[...] = …, or a "
-            "method whose name ends in an underscore.",
-            "Write logits = logits / temperature: it makes a new tensor, the old one stays.",
-        ),
-    )
+inputs_unchanged = partial(
+    nothing_changes,
+    reason="it changes {changed} in place: the caller's tensor has other values after the call. "
+    "Make a new tensor: x = x / T rather than x /= T or x.div_(T).",
+    hints=(
+        "Look for an operator that writes into a tensor it was given: /=, -=, x[...] = …, or a "
+        "method whose name ends in an underscore.",
+        "Write logits = logits / temperature: it makes a new tensor, the old one stays.",
+    ),
+)
 
 
 def no_gradient_to_the_teacher(points: float, drawn: Drawn) -> Contract:

@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 from distill_lab import losses
-from distill_lab.exercises.contracts import Answer, Contract, compare, draw, expect, require
+from distill_lab.exercises.contracts import (
+    Answer,
+    Contract,
+    Inputs,
+    compare,
+    draw,
+    expect,
+    require,
+)
 from distill_lab.exercises.lesson_03 import (
     FAR_APART,
     LOG_SPACE_HINTS,
     SHIFT_TOLERANCE,
     SIZES,
-    Inputs,
     cross_entropy_rows,
     eighths,
     expect_mean,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,17 +20,19 @@ from distill_lab.exercises.contracts import (
     Answer,
     AnswerRaised,
     Contract,
+    Drawn,
+    Inputs,
     compare,
     draw,
+    nothing_changes,
     require,
 )
 from distill_lab.exercises.extraction import extract_logits, fingerprint
-from distill_lab.exercises.lesson_03 import Inputs, log_probabilities, over_the_batch
+from distill_lab.exercises.lesson_03 import log_probabilities, over_the_batch
 from distill_lab.exercises.objects import Classifier, draw_batch, draw_classifier
 from distill_lab.exercises.registry import Exercise, Lesson
 
 Batch = dict[str, Any]
-Drawn = Callable[[torch.Generator], Inputs]
 
 # --- what contracts share ------------------------------------------------------------------------
 
@@ -38,23 +40,9 @@ Drawn = Callable[[torch.Generator], Inputs]
 def unchanged(
     drawn: Drawn, law: str, mend: str, hints: tuple[str, ...], names: tuple[str, ...] = ()
 ) -> Contract:
-    """Make the contract that the named inputs (all, if none is named) stay as they were.
-
-    Worth nothing: only the process where the answer runs can see it.
-    """
-
-    def holds(answer: Answer, generator: torch.Generator) -> None:
-        inputs = drawn(generator)
-        watched = names or tuple(inputs)
-        changed = [name for name in answer.changed(**inputs) if name in watched]
-        require(
-            not changed,
-            f"it changes {' and '.join(changed)}: the caller holds something else after the call "
-            f"than before. {mend}",
-            inputs=inputs,
-        )
-
-    return Contract("inputs_unchanged", law, 0, holds, hints)
+    """Make the contract that the named inputs (all, if none is named) stay as they were."""
+    reason = "it changes {changed}: the caller holds something else after the call than before. "
+    return nothing_changes(drawn, reason=reason + mend, hints=hints, law=law, names=names)
 
 
 # --- extract_logits ------------------------------------------------------------------------------

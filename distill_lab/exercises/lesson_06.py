@@ -20,11 +20,12 @@ from distill_lab.exercises.contracts import (
     AnswerRaised,
     Broken,
     Contract,
+    Inputs,
     compare,
     draw,
     require,
 )
-from distill_lab.exercises.lesson_03 import Inputs, kl_rows, log_probabilities
+from distill_lab.exercises.lesson_03 import kl_rows, log_probabilities
 from distill_lab.exercises.lesson_05 import unchanged
 from distill_lab.exercises.objects import Classifier, Sgd, draw_batch, draw_classifier
 from distill_lab.exercises.registry import Exercise, Lesson

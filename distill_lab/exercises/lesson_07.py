@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from distill_lab.exercises.contracts import (
     AnswerRaised,
     Broken,
     Contract,
+    Drawn,
+    Inputs,
     compare,
     draw,
     require,
@@ -31,9 +33,6 @@ from distill_lab.exercises.features import (
 )
 from distill_lab.exercises.lesson_03 import inputs_unchanged
 from distill_lab.exercises.registry import Exercise, Lesson
-
-Inputs = dict[str, Any]
-Drawn = Callable[[torch.Generator], Inputs]
 
 # --- what the contracts share --------------------------------------------------------------------
 
@@ -225,15 +224,14 @@ def _out_of_reach(
     )
 
 
-def _unchanged(drawn: Drawn) -> Contract:
-    return replace(
-        inputs_unchanged(drawn),
-        hints=(
-            "Look for an operator that writes into a tensor it was given: *=, -=, x[~mask] = 0, or "
-            "a method whose name ends in an underscore, such as masked_fill_.",
-            "torch.where(keep, x, 0) and x.masked_fill(~keep, 0) make a new tensor.",
-        ),
-    )
+_unchanged = partial(
+    inputs_unchanged,
+    hints=(
+        "Look for an operator that writes into a tensor it was given: *=, -=, x[~mask] = 0, or "
+        "a method whose name ends in an underscore, such as masked_fill_.",
+        "torch.where(keep, x, 0) and x.masked_fill(~keep, 0) make a new tensor.",
+    ),
+)
 
 
 # --- hidden_state_loss ---------------------------------------------------------------------------

@@ -7,8 +7,8 @@ The expected values are computed here in float64 by loops, another way than in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from distill_lab.exercises.contracts import (
     AnswerRaised,
     Broken,
     Contract,
+    Inputs,
     compare,
     draw,
     expect,
@@ -31,18 +32,14 @@ from distill_lab.exercises.lesson_03 import inputs_unchanged
 from distill_lab.exercises.objects import ScriptedCall, ScriptedClock
 from distill_lab.exercises.registry import Exercise, Lesson
 
-Inputs = dict[str, Any]
-
-
-def _unchanged(drawn: Callable[[torch.Generator], Inputs]) -> Contract:
-    return replace(
-        inputs_unchanged(drawn),
-        hints=(
-            "Look for an operator that writes into a tensor it was given: /=, -=, x[...] = …, or a "
-            "method whose name ends in an underscore, such as sort_ or clamp_.",
-            "x = x / 2 makes a new tensor, the old one stays.",
-        ),
-    )
+_unchanged = partial(
+    inputs_unchanged,
+    hints=(
+        "Look for an operator that writes into a tensor it was given: /=, -=, x[...] = …, or a "
+        "method whose name ends in an underscore, such as sort_ or clamp_.",
+        "x = x / 2 makes a new tensor, the old one stays.",
+    ),
+)
 
 
 # --- expected_calibration_error ------------------------------------------------------------------

@@ -47,8 +47,7 @@ class Classifier:
 
     def build(self, built: Mapping[str, Any] = {}) -> BertForSequenceClassification:
         """Make the model, with weights of its own."""
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
-            model = BertForSequenceClassification(BertConfig(**self.config))
+        model = _bert(self.config)
         model.load_state_dict({name: value.clone() for name, value in self.weights.items()})
         model.eval()
         for name in self.training:
@@ -72,6 +71,12 @@ class Classifier:
             f"a BERT classifier of {layers} × {c['hidden_size']}, {c['num_labels']} classes, "
             f"in {mode}"
         )
+
+
+def _bert(config: Mapping[str, Any]) -> BertForSequenceClassification:
+    """Make a classifier whose weights will be set; torch's own random numbers are left alone."""
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        return BertForSequenceClassification(BertConfig(**config))
 
 
 def draw_classifier(
@@ -98,13 +103,11 @@ def draw_classifier(
         "attention_probs_dropout_prob": dropout,
         "attn_implementation": "eager",
     }
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
-        model = BertForSequenceClassification(BertConfig(**config))
     weights = {
         name: value
         if "LayerNorm" in name or not value.is_floating_point()
         else 0.4 * torch.randn(value.shape, generator=generator)
-        for name, value in model.state_dict().items()
+        for name, value in _bert(config).state_dict().items()
     }
     return Classifier(config, weights, training)
 
