@@ -54,6 +54,32 @@ def entropy(logits, temperature=1.0):
 def soften(logits, temperature=1.0):
     return torch.softmax(logits / temperature, dim=-1)
 """,
+    "extract_logits": """\
+def extract_logits(teacher, batches):
+    found = {}
+    for batch in batches:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        found.update(zip(batch["id"], teacher(**inputs).logits.detach().cpu()))
+    return found
+""",
+    "init_from_teacher_layers": """\
+def init_from_teacher_layers(student, teacher, layer_map):
+    for ours, theirs in layer_map.items():
+        block = teacher.get_submodule(f"bert.encoder.{theirs}")
+        student.get_submodule(f"bert.encoder.{ours}").load_state_dict(block.state_dict())
+""",
+    "hidden_state_loss": """\
+def hidden_state_loss(student_hidden, teacher_hidden, mask, projection=None):
+    ours = student_hidden[mask]
+    ours = ours if projection is None else ours @ projection.T
+    return ((ours - teacher_hidden[mask]) ** 2).mean()
+""",
+    "expected_calibration_error": """\
+def expected_calibration_error(probabilities, labels, bins=15):
+    confidence, predicted = probabilities.max(-1)
+    right = (predicted == labels).double().mean()
+    return (right - confidence.double().mean()).abs().item()
+""",
 }
 
 
