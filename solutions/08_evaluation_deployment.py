@@ -50,6 +50,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 from onnx import numpy_helper
 from scipy import stats
 from torch import Tensor
@@ -1341,6 +1342,9 @@ for panel, (what, costs) in zip(panels, COSTS.items(), strict=True):
             markerfacecoloralt="white",
         )  # fmt: skip
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.margins(x=0.1, y=0.15)
     panel.set_xlabel(what)
 panels[0].set_ylabel("Accuracy on test (%)")
