@@ -1,0 +1,142 @@
+"""What grading finds out, as plain data: of a contract, an exercise, a submission.
+
+``grade`` makes these, ``feedback`` shows them to the student, ``gradebook`` carries the points to
+other systems.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+ContractStatus = Literal["passed", "failed", "untried"]
+Status = Literal[
+    "passed",  # every contract holds
+    "partly",  # some points
+    "failed",  # attempted, no points
+    "not attempted",  # the stub still stands, or something of the library in its place
+    "missing",  # no cell with the answer
+    "stopped",  # too long, too much memory, or the process ended
+    "unreadable",  # the file is no notebook
+]
+COLUMNS = ("student", "lesson", "exercise", "points", "possible", "status", "reason")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class ContractResult:
+    """What became of one contract.
+
+    Attributes:
+        id, law, points: As the registry has them.
+        status: ``untried`` where the first contract fails, or the answer was stopped before.
+        reason: Why it failed, one line, in words that hold no secret input and no expected value.
+        hints: The registry's, for a contract that failed.
+    """
+
+    id: str
+    law: str
+    points: float
+    status: ContractStatus
+    reason: str = ""
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExerciseResult:
+    """What became of one exercise; ``points`` of ``possible``."""
+
+    exercise: str
+    points: float
+    possible: float
+    status: Status
+    reason: str = ""
+    contracts: tuple[ContractResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class SubmissionResult:
+    """What became of one submission.
+
+    Attributes:
+        student, lesson: Whose, and the lesson's name.
+        sha256: Of the notebook as it was handed in.
+        exercises: All of the lesson's, in its order.
+        repairs: What was mended in the notebook before it was graded, a sentence each.
+    """
+
+    student: str
+    lesson: str
+    sha256: str
+    exercises: tuple[ExerciseResult, ...]
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def points(self) -> float:
+        """Points of all exercises together."""
+        return sum(exercise.points for exercise in self.exercises)
+
+    @property
+    def possible(self) -> float:
+        """What all exercises together are worth."""
+        return sum(exercise.possible for exercise in self.exercises)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what ``from_json`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SubmissionResult:
+        """Read what ``as_json`` gave.
+
+        Raises:
+            KeyError, TypeError: It is something else.
+        """
+        exercises = []
+        for one in value["exercises"]:
+            contracts = tuple(
+                ContractResult(**{**c, "hints": tuple(c["hints"])}) for c in one["contracts"]
+            )
+            exercises.append(ExerciseResult(**{**one, "contracts": contracts}))
+        return cls(
+            value["student"],
+            value["lesson"],
+            value["sha256"],
+            tuple(exercises),
+            tuple(value["repairs"]),
+        )
+
+
+def harmless(text: str) -> str:
+    """Give a text that no spreadsheet takes for a formula: such a one gets a ``'`` in front."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def grades_csv(results: Iterable[SubmissionResult]) -> str:
+    """Lay results out as ``grades.csv``: a row for each student, lesson and exercise, sorted."""
+    rows = [
+        (
+            harmless(result.student),
+            result.lesson,
+            one.exercise,
+            f"{one.points:g}",
+            f"{one.possible:g}",
+            one.status,
+            harmless(one.reason),
+        )
+        for result in sorted(results, key=lambda r: (r.student, r.lesson))
+        for one in result.exercises
+    ]
+    return as_csv(COLUMNS, rows)
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Give rows under their columns as CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
