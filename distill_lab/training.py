@@ -53,9 +53,9 @@ from distill_lab.models import (
     even_layer_map,
     label_names,
     layer_names,
-    quiet_transformers,
     width,
 )
+from distill_lab.quiet import quiet_transformers
 from distill_lab.vocabulary import parent_fingerprint
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill_lab.errors import UserError
-from distill_lab.models import processor_fingerprint, quiet_transformers, word_embeddings
+from distill_lab.models import processor_fingerprint, word_embeddings
+from distill_lab.quiet import quiet_transformers
 
 PRUNED_FROM = "pruned_from"  # in tokenizer_config.json: the fingerprint of the full tokenizer
 TEXTS_AT_ONCE = 1000

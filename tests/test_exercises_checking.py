@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_lab.exercises.checking import LocalAnswer, judge
+from distill_lab.exercises.checking import judge
+from distill_lab.exercises.local import LocalAnswer
 from distill_lab.exercises.contracts import (
     Answer,
     AnswerRaised,

@@ -24,7 +24,15 @@ ABSOLUTE_TOLERANCE = 1e-6
 
 
 class Answer(Protocol):
-    """A student's function, here or elsewhere."""
+    """A student's function, here or elsewhere.
+
+    Where it runs elsewhere, any question may raise ``AnswerStopped``.
+
+    Attributes:
+        is_stub: Whether a call has shown that the stub still stands.
+    """
+
+    is_stub: bool
 
     def __call__(self, **inputs: Any) -> Any:
         """Give the function's value for the named inputs, detached from any graph.
@@ -78,6 +86,13 @@ class AnswerRaised(Exception):
     ) -> None:
         super().__init__(f"{kind}: {detail}")
         self.kind, self.detail, self.line, self.inputs = kind, detail, line, dict(inputs)
+
+
+class AnswerStopped(BaseException):
+    """The student's function had to be stopped: it takes too long, say. The message says why.
+
+    No ``Exception``, so that no contract takes it for what the function itself raised.
+    """
 
 
 class Broken(Exception):

@@ -26,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill_lab.exercises.checking import Status, one_line, quiet
+from distill_lab.exercises.checking import Status
 from distill_lab.exercises.display import GLYPHS, html_glyph
+from distill_lab.exercises.local import one_line, quiet
 from distill_lab.exercises.objects import Classifier, draw_batch, draw_classifier
 from distill_lab.models import count_parameters
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from distill_lab.models import quiet_transformers
+from distill_lab.quiet import quiet_transformers
 
 
 @runtime_checkable
