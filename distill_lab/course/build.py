@@ -463,6 +463,18 @@ def _has_answers(path: Path) -> bool:
         return path.is_file()
 
 
+def answer_line_in(text: str, solved: NotebookNode) -> str:
+    """Give a line of an answer that stands in a student's notebook, or nothing.
+
+    A line that the solved notebook also has outside its answers tells nothing and does not count.
+    """
+    shown = copy.deepcopy(solved)
+    for cell in shown.cells:
+        before, _, rest = cell.source.partition(BEGIN)
+        cell.source = before + rest.partition(END)[2]
+    return _leaked(_answer_lines(as_text(solved)), text, as_text(shown))
+
+
 def _answer_lines(solved: str) -> set[str]:
     """Give the lines of code between the markers of a solved notebook."""
     lines: set[str] = set()

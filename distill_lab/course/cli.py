@@ -1,4 +1,7 @@
-"""``distill-lab course build | figures | list | reset | nbgrader | store``, and ``lab``."""
+"""``distill-lab course build | figures | list | reset | release | nbgrader | gradebook | store``.
+
+And ``lab``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from distill_lab.course.gradebook import Format
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,6 +188,21 @@ def reset(
 
 
 @app.command()
+def release(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder, or that of a release before")
+    ],
+    lessons: LessonNames = None,
+    root: Root = None,
+) -> None:
+    """Lay out what students get: notebooks without answers, a README, what to install."""
+    from distill_lab.course.release import lay_out
+
+    for line in lay_out(folder, _lessons(lessons), root):
+        _print(line)
+
+
+@app.command()
 def nbgrader(
     folder: Annotated[Path, typer.Argument(help="The course's new folder")],
     lessons: LessonNames = None,
@@ -197,6 +217,21 @@ def nbgrader(
 
     for line in lay_out(folder, chosen, source):
         _print(line)
+
+
+@app.command()
+def gradebook(
+    graded: Annotated[Path, typer.Argument(metavar="OUT", help="The folder with grades.csv")],
+    format: Annotated[Format, typer.Option(help="The system that takes the points")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Where it goes; else into OUT, named by the format"),
+    ] = None,
+) -> None:
+    """Carry the points of grades.csv to nbgrader, Canvas, Moodle, Gradescope or a table."""
+    from distill_lab.course.gradebook import export
+
+    _print(export(graded, format, to))
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,7 +24,15 @@ Status = Literal[
     "unreadable",  # the file is no notebook
 ]
 COLUMNS = ("student", "lesson", "exercise", "points", "possible", "status", "reason")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+# Where a cell begins, and what then makes it a formula. It also begins after a semicolon or an end
+# of line: many a spreadsheet splits there, whatever is quoted, and not at commas. Blanks, quotes
+# and marks without width are looked through; signs may be full-width, small, or a minus of print.
+_CELL = r"(?<![^;\r\n])"
+_FORMULA = (
+    r"(?=(?:[^\S\t\r\n]|['\"`´‘’‚‛“”„‟«»＇＂\x00-\x08\x0e-\x1f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff])*"
+    r"[=+\-@\t\r\n\u2212＝＋－＠﹦﹢﹣﹫])"
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,16 @@ class SubmissionResult:
 
 
 def harmless(text: str) -> str:
-    """Give a text that no spreadsheet takes for a formula: such a one gets a ``'`` in front."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    """Give a text in which no spreadsheet finds a formula: such a cell gets a ``'`` in front.
+
+    ``plain`` takes it away again.
+    """
+    return re.sub(_CELL + _FORMULA, "'", text)
+
+
+def plain(text: str) -> str:
+    """Give the text that ``harmless`` was given, whatever quotes of its own it had."""
+    return re.sub(f"{_CELL}'{_FORMULA}", "", text)
 
 
 def grades_csv(results: Iterable[SubmissionResult]) -> str:
