@@ -102,7 +102,7 @@ class LocalAnswer:
                 f"{self.exercise.signature}, without calling it."
             )
         try:
-            with quiet(), _withheld(self.exercise):
+            with quiet(), withheld(self.exercise):
                 return self.function(**given)
         except (KeyboardInterrupt, Broken):
             raise
@@ -133,7 +133,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _withheld(exercise: Exercise) -> Iterator[None]:
+def withheld(exercise: Exercise) -> Iterator[None]:
     """Make what would be the answer itself raise, for as long as the answer runs."""
 
     def refusal(name: str) -> Callable[..., Any]:

@@ -38,6 +38,8 @@ class Exercise:
         reference: The library's function, which ``use`` falls back on.
         parameters: The signature between its parentheses, as the stub has it.
         may_call: What the answer may build on, as a sentence or a list of names.
+        library: Dotted names of the library that the answer may call; while grading, it can have no
+            others.
         not_allowed: Dotted names that would be the answer itself; they raise inside a check.
         contracts: The laws. The first is the one the others build on: where it fails, the others
             are not tried.
@@ -52,6 +54,7 @@ class Exercise:
     may_call: str
     contracts: tuple[Contract, ...]
     not_allowed: tuple[str, ...] = ()
+    library: tuple[str, ...] = ()
 
     @property
     def points(self) -> float:
