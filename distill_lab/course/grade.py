@@ -29,7 +29,7 @@ from distill_lab.course.results import SubmissionResult, grades_csv
 from distill_lab.course.sandbox import WARNING, Confinement, WorkerFailed, why_no_sandbox
 from distill_lab.course.submissions import Submission, find_submissions, folder_name
 from distill_lab.errors import UserError
-from distill_lab.exercises.checking import one_line
+from distill_lab.exercises.local import one_line
 from distill_lab.exercises.registry import Lesson, find_lesson
 from distill_lab.files import told_as_user_error, write_text
 

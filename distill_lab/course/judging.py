@@ -8,6 +8,8 @@ every notebook's check has: a process that has seen secret inputs says nothing t
 from __future__ import annotations
 
 import ast
+import hashlib
+import re
 import secrets
 import socket
 import time
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 PUBLIC_SEED = 0  # of every notebook's check
 LONGEST_REASON = 400  # characters
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 MOST_CALLS = 10_000  # of a scripted call by one question
 
 
@@ -176,6 +179,7 @@ def _told(text: Any) -> str:
     """Make of a stranger's text a printable line."""
     line = " ".join(str(text).split()) if isinstance(text, str) else ""
     line = "".join(c if c.isprintable() else "�" for c in line)
+    line = ADDRESS.sub("0x…", line)  # another one in each process
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
 
 
@@ -257,10 +261,9 @@ class Judge:
             with self._warm().session() as session:
                 ended = session
                 answer = RemoteAnswer(session.channel, self.confinement.seconds)
-                left = answer.begin({**begin, "seed": seed})
-                status, reason = _left_by(left, seed)
-                if status is not None:
-                    return _Judged(None, status, reason)
+                left = answer.begin({**begin, "seed": _worker_seed(seed, exercise)})
+                if lacking := _lacking(left):
+                    return lacking
                 verdict = judge_answer(exercise, answer, seed=seed)
         except AnswerStopped as stopped:
             return _Judged(None, "stopped", _ended(ended, str(stopped)))
@@ -292,15 +295,22 @@ def _ended(session: Session | None, stopped: str) -> str:
     return ended if ended and stopped == "its process has ended" else stopped
 
 
-def _left_by(left: Mapping[str, Any], seed: int) -> tuple[Status | None, str]:
+def _worker_seed(seed: int, exercise: Exercise) -> int:
+    """Give the seed of a submission's own random numbers, which tells nothing about the judge's."""
+    digest = hashlib.sha256(f"{seed} {exercise.id}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def _lacking(left: Mapping[str, Any]) -> _Judged | None:
     """Say what is wrong with what the cells have left under the exercise's name, if anything is."""
     if left.get("answer") == "withheld":
-        return "not attempted", (
-            "it is a function of the library, not an answer of your own: write the function"
-        )
+        why = "it is a function of the library, not an answer of your own: write the function"
+        return _Judged(None, "not attempted", why)
     if left.get("answer") == "nothing":
-        return "failed", "its cell does not run, or defines no function of this name"
-    return None, ""
+        note = _told(left.get("note"))
+        why = f"its cell does not run: {note}" if note else "its cell defines no such function"
+        return _Judged(None, "failed", why)
+    return None
 
 
 def _begin(
@@ -401,7 +411,8 @@ def _result(exercise: Exercise, verdict: Verdict, public: Verdict | None) -> Exe
 
 def _contract(outcome: Outcome, public: Outcome | None, verdict: Verdict) -> ContractResult:
     contract = outcome.contract
-    reason, hints = "", ()
+    reason = ""
+    hints: tuple[str, ...] = ()
     if outcome.status == "failed":
         hints = contract.hints
         if verdict.stopped:

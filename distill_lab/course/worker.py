@@ -43,7 +43,6 @@ FORK, KILL = b"F", b"K"
 GRACE = 0.1  # seconds in which a process whose judge hangs up may end by itself
 TICK = 0.05  # seconds between two looks at a submission's memory
 FLAGS = __future__.annotations.compiler_flag  # the lessons' first cell asks for it, for all cells
-NOTES = 5  # of a submission's cells that fail, so many are told
 
 # --- the warm process ---------------------------------------------------------------------------
 
@@ -283,8 +282,8 @@ def answer_questions(channel: socket.socket) -> None:
     sys.meta_path.append(Shelf(begin["library"]))
     run = Run(rules, begin["replaced"])
     with quiet(), withheld(rules):
-        function, notes = run.cells(begin["cells"])
-    send(channel, {"notes": notes[:NOTES], "answer": _what(function)})
+        function, note = run.cells(begin["cells"])
+    send(channel, {"note": note, "answer": _what(function)})
     answer = LocalAnswer(rules, function)
     run.judged = True
     with contextlib.suppress(Closed):
@@ -347,27 +346,26 @@ class Run:
             raise NotImplementedError(f"{self.rules.id}: use() is no answer")
         return function
 
-    def cells(self, cells: Sequence[Mapping[str, Any]]) -> tuple[Any, list[str]]:
-        """Run cells; give the answer, and a note on each cell of the student's that fails.
+    def cells(self, cells: Sequence[Mapping[str, Any]]) -> tuple[Any, str]:
+        """Run cells; give the answer, and what went wrong in its cell.
 
-        The answer is what stands under the exercise's name after its own cell, or, where that cell
-        failed, at the end.
+        The answer is what stands under the exercise's name after its own cell, or, where there is
+        nothing then, at the end. That other cells fail is no matter.
         """
         function: Any = _NOTHING
-        notes = []
+        note = ""
         for number, cell in enumerate(cells):
-            note = self.cell(cell["source"], f"<cell {number + 1}>", cell["plain"])
-            if note and not cell["released"]:
-                notes.append(note)
+            wrong = self.cell(cell["source"], f"<cell {number + 1}>", cell["plain"])
             answers = cell["answers"]
             if answers == self.rules.id:
                 function = self.scope.get(answers, _NOTHING)
+                note = wrong
             elif answers in self.replaced:
                 module, name = self.replaced[answers]
                 self.scope[answers] = getattr(importlib.import_module(module), name)
         if function is _NOTHING:
             function = self.scope.get(self.rules.id, _NOTHING)
-        return function, notes
+        return function, note
 
     def cell(self, source: str, file: str, plain: bool) -> str:
         """Run a cell; give what went wrong, or nothing.
