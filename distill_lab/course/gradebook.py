@@ -344,13 +344,12 @@ def _write_nbgrader(target: Path, results: Sequence[SubmissionResult]) -> None:
             f"{error.name} is not installed; it comes with: pip install 'distill-lab[notebooks]'"
         ) from error
 
+    broken = sqlite3.Error, SQLAlchemyError, InvalidEntry
     with told_as_user_error(target):
         _check_database(target)
-    broken = sqlite3.Error, SQLAlchemyError, InvalidEntry
     with written_whole(target) as temporary, _told_as_damage(target, *broken):
-        if target.is_file():
-            with closing(_opened(target)) as old, closing(sqlite3.connect(temporary)) as new:
-                old.backup(new)
+        with closing(sqlite3.connect(temporary)) as database:
+            _begin(database, target)
         url = URL.create("sqlite", database=str(temporary))
         with Gradebook(url, COURSE_ID) as book:
             for lesson in {result.lesson for result in results}:
@@ -359,14 +358,35 @@ def _write_nbgrader(target: Path, results: Sequence[SubmissionResult]) -> None:
                 _record(book, result)
 
 
+def _begin(database: sqlite3.Connection, path: Path) -> None:
+    """Copy the gradebook that is there, or say whose version an empty one is of.
+
+    nbgrader would say it too, but starts ``alembic`` for it, by name, which takes a second where
+    the environment is activated and fails where it is not.
+    """
+    if path.is_file():
+        with closing(_opened(path)) as there:
+            there.backup(database)
+        return
+    with database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES (?)", (_version(),))
+
+
+def _version() -> str:
+    """Give the version of nbgrader's tables."""
+    import nbgrader
+    from alembic.script import ScriptDirectory
+
+    return str(ScriptDirectory(Path(nbgrader.__file__).parent / "alembic").get_current_head())
+
+
 def _opened(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
 
 
 def _check_database(path: Path) -> None:
     """Refuse what is there and not a gradebook of this nbgrader."""
-    from nbgrader.api import get_alembic_version
-
     if path.is_dir():
         raise UserError(f"--to {path} is a folder; give the name of nbgrader's database")
     if not path.exists():
@@ -379,7 +399,7 @@ def _check_database(path: Path) -> None:
             ((version,),) = database.execute("SELECT version_num FROM alembic_version")
     except (sqlite3.Error, ValueError) as error:
         raise UserError(f"--to {path} is no gradebook of nbgrader; give a new name") from error
-    if version != get_alembic_version():
+    if version != _version():
         raise UserError(f"{path} was made by another nbgrader; run: nbgrader db upgrade")
 
 

@@ -12,7 +12,7 @@ from distill_lab.course.build import BEGIN, answer_line_in, read_lesson, student
 from distill_lab.course.notebooks import NOTEBOOKS, SOLUTIONS, as_text, find_root, pristine
 from distill_lab.course.stub import stub
 from distill_lab.errors import UserError
-from distill_lab.files import read_json, write_json, write_text
+from distill_lab.files import read_json, told_as_user_error, write_json, write_text
 
 if TYPE_CHECKING:
     from distill_lab.exercises.registry import Lesson
@@ -108,10 +108,11 @@ def lay_out(folder: Path, lessons: Sequence[Lesson], root: Path | None) -> Itera
 
 def _released(folder: Path) -> dict[str, str]:
     """Give the hash of each file of a release made before; refuse a folder that is none."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder for the release")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return {}
+    with told_as_user_error(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; give a folder for the release")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return {}
     files = read_json(folder / MANIFEST).get("files")
     if not isinstance(files, dict):
         raise UserError(f"{folder} is not empty and no release; give a new folder")

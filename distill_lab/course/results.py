@@ -152,8 +152,10 @@ def grades_csv(results: Iterable[SubmissionResult]) -> str:
 
 def as_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Give rows under their columns as CSV text."""
+    return "".join(f"{_line(row)}\n" for row in (columns, *rows))
+
+
+def _line(row: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(row)  # quotes what holds one of the two
+    return text.getvalue().removesuffix("\r\n")
