@@ -36,7 +36,7 @@ import torch
 from distill_lab.course import isolation
 from distill_lab.course.protocol import AskedCall, Closed, ProtocolError, receive, send
 from distill_lab.exercises.contracts import AnswerRaised, Broken
-from distill_lab.exercises.local import LocalAnswer, one_line, quiet, withheld
+from distill_lab.exercises.local import LocalAnswer, one_line, quiet, refusal, resolve
 from distill_lab.exercises.registry import Exercise
 
 FORK, KILL = b"F", b"K"
@@ -281,7 +281,8 @@ def answer_questions(channel: socket.socket) -> None:
     Shelf.allowed = f"May be called: {rules.may_call}."
     sys.meta_path.append(Shelf(begin["library"]))
     run = Run(rules, begin["replaced"])
-    with quiet(), withheld(rules):
+    take_away(rules)
+    with quiet():
         function, note = run.cells(begin["cells"])
     send(channel, {"note": note, "answer": _what(function)})
     answer = LocalAnswer(rules, function)
@@ -319,6 +320,22 @@ def _what(function: Any) -> str:
 
 
 _NOTHING = object()
+
+
+def take_away(rules: Exercise) -> None:
+    """Put a refusal wherever what an exercise rules out can be had by name, for good."""
+    for dotted in rules.not_allowed:
+        if dotted.startswith("distill_lab."):
+            continue  # is not here
+        owner, name = resolve(dotted)
+        original, refuse = getattr(owner, name), refusal(dotted, rules)
+        setattr(owner, name, refuse)
+        for module in list(sys.modules.values()):
+            for alias, value in list(getattr(module, "__dict__", {}).items()):
+                if value is original:
+                    setattr(module, alias, refuse)
+        if hasattr(torch.ops.aten, name):
+            setattr(torch.ops.aten, name, refuse)
 
 
 class Run:

@@ -1018,6 +1018,7 @@ MULTI_HEAD = Exercise(
     parameters="x, context, weights, heads, mask=None",
     may_call="your scaled_dot_product_attention, F.linear, view, reshape, transpose, einsum",
     not_allowed=(
+        "torch.nn.MultiheadAttention",
         "torch.nn.functional.multi_head_attention_forward",
         "torch.nn.functional.scaled_dot_product_attention",
     ),
@@ -1734,6 +1735,9 @@ MACRO_F1 = Exercise(
     may_call="comparisons and sums, torch.bincount, sklearn.metrics.confusion_matrix",
     not_allowed=(
         "sklearn.metrics.f1_score",
+        "sklearn.metrics.fbeta_score",
+        "sklearn.metrics.precision_recall_fscore_support",
+        "sklearn.metrics.classification_report",
         "distill_lab.evaluation.accuracy_and_macro_f1",
     ),
     contracts=(

@@ -1124,7 +1124,13 @@ SOFT_CROSS_ENTROPY_GRADIENT = Exercise(
         "torch.autograd.grad",
         "torch.autograd.backward",
         "torch.Tensor.backward",
+        "torch.autograd.functional.jacobian",
+        "torch.autograd.functional.vjp",
         "torch.func.grad",
+        "torch.func.grad_and_value",
+        "torch.func.jacfwd",
+        "torch.func.jacrev",
+        "torch.func.vjp",
     ),
     contracts=(
         Contract(

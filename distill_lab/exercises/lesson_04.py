@@ -535,6 +535,11 @@ DISTILLATION_LOSS = Exercise(
         "anything in torch and torch.nn.functional (F.kl_div and F.cross_entropy too), and the "
         "library's kl_divergence"
     ),
+    library=(
+        "distill_lab.losses.cross_entropy",
+        "distill_lab.losses.entropy",
+        "distill_lab.losses.kl_divergence",
+    ),
     contracts=(
         Contract(
             id="soft_term",

@@ -200,6 +200,7 @@ INIT_FROM_TEACHER_LAYERS = Exercise(
     reference=init_from_teacher_layers,
     parameters="student, teacher, layer_map",
     may_call="anything in torch; the models' state_dict, load_state_dict and named_parameters",
+    library=("distill_lab.models.encoder_blocks", "distill_lab.models.word_embeddings"),
     not_allowed=(
         "distill_lab.models.init_from_teacher_layers",
         "distill_lab.exercises.student.init_from_teacher_layers",
@@ -793,6 +794,11 @@ DISTILLATION_STEP = Exercise(
     reference=distillation_step,
     parameters="student, batch, optimizer, *, temperature=2.0, alpha=0.5",
     may_call="the student, the optimizer, distillation_loss (yours of lesson 04 or the library's)",
+    library=(
+        "distill_lab.losses.cross_entropy",
+        "distill_lab.losses.distillation_loss",
+        "distill_lab.losses.kl_divergence",
+    ),
     not_allowed=("distill_lab.exercises.student.distillation_step",),
     contracts=(
         Contract(
@@ -993,6 +999,7 @@ TRAIN_EPOCH = Exercise(
     reference=train_epoch,
     parameters="student, batches, optimizer, *, temperature=2.0, alpha=0.5",
     may_call="distillation_step (yours or the library's), the student, the optimizer",
+    library=("distill_lab.losses.distillation_loss",),
     not_allowed=("distill_lab.exercises.student.train_epoch",),
     contracts=(
         Contract(

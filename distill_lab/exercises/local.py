@@ -135,22 +135,23 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def withheld(exercise: Exercise) -> Iterator[None]:
     """Make what would be the answer itself raise, for as long as the answer runs."""
-
-    def refusal(name: str) -> Callable[..., Any]:
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            raise Broken(f"`{name}` is the answer itself; may be called: {allowed}")
-
-        return refuse
-
-    allowed = exercise.may_call
     with contextlib.ExitStack() as stack:
         for dotted in exercise.not_allowed:
-            owner, name = _resolve(dotted)
-            stack.enter_context(patch.object(owner, name, refusal(dotted)))
+            owner, name = resolve(dotted)
+            stack.enter_context(patch.object(owner, name, refusal(dotted, exercise)))
         yield
 
 
-def _resolve(dotted: str) -> tuple[Any, str]:
+def refusal(dotted: str, exercise: Exercise) -> Callable[..., Any]:
+    """Make what stands in for a function that would be the answer itself."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise Broken(f"`{dotted}` is the answer itself; may be called: {exercise.may_call}")
+
+    return refuse
+
+
+def resolve(dotted: str) -> tuple[Any, str]:
     """Give the module or class that holds a dotted name, and the name's last part."""
     path, _, name = dotted.rpartition(".")
     try:
