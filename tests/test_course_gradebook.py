@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from nbgrader.api import Gradebook
 from typer.testing import CliRunner, Result
 
-from distill_lab.course import cli, gradebook
+from distill_lab.course import cli, gradebook, nbgrader
 from distill_lab.course.gradebook import Format, read_grades
 from distill_lab.course.results import (
     COLUMNS,
@@ -331,9 +331,6 @@ def as_scores(results: tuple[SubmissionResult, ...]) -> dict[tuple[str, str, str
     }
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own
-
-
 def test_nbgraders_gradebook_has_the_same_points_and_is_updated(out: Path) -> None:
     path = out / "gradebook.db"
     for _ in range(2):
@@ -343,6 +340,7 @@ def test_nbgraders_gradebook_has_the_same_points_and_is_updated(out: Path) -> No
         notebook = book.find_notebook("01_pipeline", "01_pipeline")
         names = {cell.name for cell in notebook.source_cells}
         assert names >= {"retention", "answer-retention"}  # as nbgrader's own release has them
+        assert {x.course_id for x in book.assignments} == {gradebook.COURSE_ID}
         book.find_grade("retention", "01_pipeline", "01_pipeline", "ann").manual_score = 1.5
         book.db.commit()
 
@@ -352,6 +350,10 @@ def test_nbgraders_gradebook_has_the_same_points_and_is_updated(out: Path) -> No
     manual = {("ann", "01_pipeline", "retention"): (1.5, 2, False)}
     assert scores(path) == as_scores(RESULTS) | as_scores(better) | manual
     assert sorted(p.name for p in out.iterdir()) == ["gradebook.db", "grades.csv"]
+
+
+def test_nbgraders_course_and_gradebook_have_the_same_name() -> None:
+    assert f'course_id = "{gradebook.COURSE_ID}"' in nbgrader.CONFIG
 
 
 def test_what_is_no_gradebook_is_left_alone(out: Path, tmp_path: Path) -> None:

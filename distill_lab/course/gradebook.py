@@ -18,7 +18,7 @@ import io
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from distill_lab.exercises.registry import Lesson
 
 GRADES = "grades.csv"
-COURSE_ID = "distill-lab"
+COURSE_ID = "distill-lab"  # as the configuration for nbgrader has it
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MOODLE = ("Username",)
 
@@ -337,7 +337,7 @@ def _foreign(folder: Path) -> Iterator[Path]:
 def _write_nbgrader(target: Path, results: Sequence[SubmissionResult]) -> None:
     try:
         from nbgrader.api import Gradebook, InvalidEntry
-        from sqlalchemy import URL
+        from sqlalchemy import URL, text
         from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError as error:
         raise UserError(
@@ -352,10 +352,16 @@ def _write_nbgrader(target: Path, results: Sequence[SubmissionResult]) -> None:
             _begin(database, target)
         url = URL.create("sqlite", database=str(temporary))
         with Gradebook(url, COURSE_ID) as book:
-            for lesson in {result.lesson for result in results}:
-                _add_lesson(book, url, lesson)
+            book.db.execute(text("PRAGMA synchronous = OFF"))  # what is cut short is not kept
+            cells = {r.lesson: _add_lesson(book, url, r) for r in _one_a_lesson(results)}
+            for student in {result.student for result in results}:
+                book.update_or_create_student(student)
             for result in results:
-                _record(book, result)
+                _record(book, result, cells[result.lesson])
+
+
+def _one_a_lesson(results: Sequence[SubmissionResult]) -> Iterable[SubmissionResult]:
+    return {result.lesson: result for result in results}.values()
 
 
 def _begin(database: sqlite3.Connection, path: Path) -> None:
@@ -414,43 +420,44 @@ def _told_as_damage(path: Path, *kinds: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-def _add_lesson(book: Gradebook, url: Any, lesson: str) -> None:
-    """Put a lesson that nbgrader does not have where its own release would have put it.
+def _add_lesson(book: Gradebook, url: Any, result: SubmissionResult) -> dict[str, str]:
+    """Put a lesson where nbgrader's own release would; give the ids of its exercises' cells.
 
-    With all its cells: nbgrader adds none once there are submissions, and would refuse to
-    release the lesson from the same database.
+    A lesson that is new comes with all its cells: nbgrader adds none once there are submissions,
+    and would refuse to release the lesson from the same database.
     """
     from nbgrader.api import MissingEntry
     from nbgrader.preprocessors import SaveCells
 
     from distill_lab.course.notebooks import pristine
 
+    lesson = result.lesson
     book.update_or_create_assignment(lesson)
     try:
         book.find_notebook(lesson, lesson)
     except MissingEntry:
         about = {"notebook": lesson, "assignment": lesson, "db_url": url}
         SaveCells().preprocess(pristine(_lesson(lesson)), {"nbgrader": about})
-
-
-def _record(book: Gradebook, result: SubmissionResult) -> None:
-    """Write a submission's points where nbgrader's autograde would have written them."""
-    from nbgrader.api import Grade
-
-    lesson = result.lesson
-    cells = {
-        x.exercise: book.update_or_create_grade_cell(
+    cells = [
+        book.update_or_create_grade_cell(
             x.exercise, lesson, lesson, max_score=x.possible, cell_type="code"
         )
         for x in result.exercises
-    }
-    book.update_or_create_student(result.student)
-    book.update_or_create_submission(lesson, result.student)
-    notebook = book.find_submission_notebook(lesson, lesson, result.student)
+    ]
+    return {cell.name: cell.id for cell in cells}
+
+
+def _record(book: Gradebook, result: SubmissionResult, cells: dict[str, str]) -> None:
+    """Write a submission's points where nbgrader's autograde would have written them."""
+    from nbgrader.api import Grade
+
+    with book.db.no_autoflush:  # nbgrader adds a submission only when all of it is made
+        submission = book.update_or_create_submission(result.lesson, result.student)
+    (notebook,) = [x for x in submission.notebooks if x.name == result.lesson]
     grades = {grade.cell_id: grade for grade in notebook.grades}
     for x in result.exercises:
-        cell = cells[x.exercise]
-        grade = grades.get(cell.id) or Grade(cell_id=cell.id, notebook=notebook)
+        id = cells[x.exercise]
+        grade = grades.get(id) or Grade(cell_id=id, notebook=notebook)
         grade.auto_score = x.points
         if grade.manual_score is None:  # else it is for whoever gave it to look again
             grade.needs_manual_grade = False

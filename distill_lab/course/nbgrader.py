@@ -44,6 +44,10 @@ makes `release/{first}`, the notebook for students. Put what they hand in to
     nbgrader generate_feedback {first}
     nbgrader export
 
+Points found without nbgrader go into the same gradebook (`OUT` is the folder with `grades.csv`):
+
+    distill-lab course gradebook OUT --format nbgrader --to gradebook.db
+
 Each exercise has a cell of its own in the gradebook. Its check gives points for every law that
 holds, so an answer that is partly right has part of the points. nbgrader starts `alembic` and the
 kernel by name: activate the environment first, so that its programs are found.
