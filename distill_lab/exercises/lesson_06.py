@@ -365,6 +365,13 @@ def _svd_best(answer: Answer, generator: torch.Generator) -> None:
                 ),
                 "each column has been scaled to a standard deviation of 1: expected U S as it "
                 "is.": right / right.std(0),
+                "the mean of each row is subtracted: expected that of each column, mean(0).": _cut(
+                    exact - exact.mean(1, keepdim=True), width
+                ),
+                "the columns of the embeddings have been scaled to a standard deviation of 1 "
+                "before the SVD: subtract their means, and divide by nothing.": _cut(
+                    exact / exact.std(0), width
+                ),
             },
             inputs,
         )
@@ -588,7 +595,17 @@ def _expect_weights(
     Raises:
         Broken: They differ.
     """
-    _, state = answer.after("student", **inputs)
+    try:
+        _, state = answer.after("student", **inputs)
+    except AnswerRaised as error:
+        if "does not require grad" not in error.detail:
+            raise
+        raise Broken(
+            "backward() finds nothing to learn: no weight of the student is behind this loss. The "
+            "student's logits come first in distillation_loss, which takes the second as a "
+            "constant; and the student must not be run under no_grad or be detached.",
+            inputs=inputs,
+        ) from None
     have, want = _flat(state, expected), _flat(expected, expected)
     bias = "classifier.bias"
     shown: Inputs = {
@@ -649,6 +666,10 @@ def _soft_mistakes(student: Classifier, batch: Batch, temperature: float) -> Mis
         "this is KL(student ‖ teacher): the student's logits come first in "
         "distillation_loss.": after(turned),
         "the logits are not divided by T.": after(lambda z, b: square * _soft(z, b, 1.0)),
+        "alpha is not handed on, and distillation_loss takes 0.5 if it is given none: "
+        "temperature=temperature, alpha=alpha.": after(_mixed(temperature, 0.5)),
+        "the temperature is not handed on, and distillation_loss takes 2 if it is given none: "
+        "temperature=temperature.": after(_mixed(2.0, 1.0)),
         "this is a step on the labels: at alpha = 1 the teacher alone is asked. (A model that is "
         "fed labels gives its own loss, output.loss, which knows no teacher.)": after(
             lambda z, b: _hard(z, b["labels"])
@@ -1062,13 +1083,21 @@ TRAIN_EPOCH = Exercise(
 LEVELS = (0.025, 0.975)
 
 
-def _resampled(values: Tensor, groups: Tensor, *, of_means: bool = False) -> Tensor:
-    """Give the means of 20,000 resamples of groups, ``of_means`` of the groups' own means."""
+def _resampled(
+    values: Tensor, groups: Tensor, *, of_means: bool = False, once: bool = False
+) -> Tensor:
+    """Give the means of 20,000 resamples of groups, ``of_means`` of the groups' own means.
+
+    With ``once`` a group that is drawn several times counts once.
+    """
     _, group = groups.unique(return_inverse=True)
     generator = torch.Generator().manual_seed(20_000)
     sums = torch.zeros(int(group.max()) + 1).double().index_add(0, group, values.double())
     sizes = group.bincount().double()
     drawn = torch.randint(len(sizes), (20_000, len(sizes)), generator=generator)
+    if once:
+        present = torch.zeros(drawn.shape).double().scatter(1, drawn, 1.0)
+        return (present @ sums) / (present @ sizes)
     means: Tensor = sums[drawn].sum(1) / sizes[drawn].sum(1)
     return (sums / sizes)[drawn].mean(1) if of_means else means
 
@@ -1114,14 +1143,17 @@ def _compare_ends(
 ) -> None:
     """Compare an interval with that of resampled means, to a share of their standard deviation.
 
+    Of several mistakes within that share the nearest is named.
+
     Raises:
         Broken: It differs.
     """
+    nearest = sorted(unlike.items(), key=lambda mistake: float((ends - mistake[1]).abs().max()))
     compare(
         ends,
         means.quantile(torch.tensor(LEVELS).double()),
         reason,
-        unlike=unlike,
+        unlike=dict(nearest),
         rtol=0,
         atol=share * float(means.std()),
         inputs=inputs,
@@ -1178,6 +1210,10 @@ def _bootstrap_groups(answer: Answer, generator: torch.Generator) -> None:
         {
             "examples were drawn one by one: examples of one group are alike, and the interval is "
             "too narrow for that.": _resampled(values, torch.arange(len(values))).quantile(
+                torch.tensor(LEVELS).double()
+            ),
+            "a group that is drawn twice counts only once here (isin and sets do that): it brings "
+            "its examples as often as it is drawn.": _resampled(values, groups, once=True).quantile(
                 torch.tensor(LEVELS).double()
             ),
             "this is a 90 % interval: 95 % leaves out 2.5 % at each end.": means.quantile(

@@ -218,6 +218,11 @@ def smallest_first(embeddings, width):
     return centred @ v[:, -width:]
 
 
+def columns_scaled_first(embeddings, width):
+    u, s, _ = _svd(embeddings / embeddings.std(0), width)
+    return u * s
+
+
 def turned(embeddings, width):
     u, s, _ = _svd(embeddings, width)
     angles = torch.linalg.qr(torch.arange(1.0, 1 + width * width).view(width, width).double() ** 2)
@@ -275,6 +280,26 @@ def zeroes_after_backward(student, batch, optimizer, *, temperature=2.0, alpha=0
     optimizer.zero_grad()
     optimizer.step()
     return loss.item()
+
+
+def nothing_handed_on(student, batch, optimizer, *, temperature=2.0, alpha=0.5):
+    logits = _logits(student, batch)
+    return _step(distillation_loss(logits, batch["teacher_logits"], batch["labels"]), optimizer)
+
+
+def temperature_not_handed_on(student, batch, optimizer, *, temperature=2.0, alpha=0.5):
+    return _step(_loss(student, batch, 2.0, alpha), optimizer)
+
+
+def logits_in_the_wrong_order(student, batch, optimizer, *, temperature=2.0, alpha=0.5):
+    logits, teacher = _logits(student, batch), batch["teacher_logits"]
+    loss = distillation_loss(teacher, logits, batch["labels"], temperature=temperature, alpha=alpha)
+    return _step(loss, optimizer)
+
+
+@torch.no_grad()
+def student_without_a_graph(student, batch, optimizer, *, temperature=2.0, alpha=0.5):
+    return _step(_loss(student, batch, temperature, alpha), optimizer)
 
 
 def uphill(student, batch, optimizer, *, temperature=2.0, alpha=0.5):
@@ -533,6 +558,13 @@ def ninety_percent(values, groups, resamples=2000, seed=0):
     return _ends(_means(values, groups, resamples, seed), 90)
 
 
+def drawn_twice_counted_once(values, groups, resamples=2000, seed=0):
+    sums, sizes = _group_sums(values, groups)
+    random = np.random.default_rng(seed)
+    drawn = [np.unique(random.integers(len(sums), size=len(sums))) for _ in range(resamples)]
+    return _ends([sums[d].sum() / sizes[d].sum() for d in drawn])
+
+
 def one_standard_error(values, groups, resamples=2000, seed=0):
     means = _means(values, groups, resamples, seed)
     if len(np.unique(means)) <= 3:
@@ -628,7 +660,8 @@ MUTANTS: list[Mutant] = [
     Mutant("svd_embeddings", directions_alone, "best_approximation", "the directions V"),
     Mutant("svd_embeddings", back_to_full_width, "best_approximation", "leave out the last factor"),
     Mutant("svd_embeddings", not_centred, "centred", "the embeddings are not centred"),
-    Mutant("svd_embeddings", centred_by_rows, "best_approximation", "U S"),
+    Mutant("svd_embeddings", centred_by_rows, "best_approximation", "mean of each row"),
+    Mutant("svd_embeddings", columns_scaled_first, "best_approximation", "before the SVD"),
     Mutant("svd_embeddings", mean_left_in, "centred", "multiplied by them are not centred"),
     Mutant("svd_embeddings", directions_not_centred, "centred", "centre before the SVD"),
     Mutant("svd_embeddings", smallest_first, "ordered", "in the wrong order"),
@@ -637,6 +670,10 @@ MUTANTS: list[Mutant] = [
     Mutant("svd_embeddings", centres_in_place, "inputs_unchanged", "it changes embeddings"),
     Mutant("distillation_step", no_step, "soft_step", "no weight has changed"),
     Mutant("distillation_step", zeroes_after_backward, "soft_step", "no weight has changed"),
+    Mutant("distillation_step", nothing_handed_on, "soft_step", "alpha is not handed on"),
+    Mutant("distillation_step", temperature_not_handed_on, "soft_step", "takes 2 if it is given"),
+    Mutant("distillation_step", logits_in_the_wrong_order, "soft_step", "logits come first"),
+    Mutant("distillation_step", student_without_a_graph, "soft_step", "finds nothing to learn"),
     Mutant("distillation_step", uphill, "soft_step", "up the loss"),
     Mutant("distillation_step", without_the_square, "soft_step", "T² is missing"),
     Mutant("distillation_step", square_twice, "soft_step", "T² is there twice"),
@@ -677,6 +714,7 @@ MUTANTS: list[Mutant] = [
     Mutant("bootstrap_interval", example_by_example, "whole_groups", "Draw groups, each with all"),
     Mutant("bootstrap_interval", without_replacement, "whole_groups", "Draw with replacement"),
     Mutant("bootstrap_interval", ninety_percent, "whole_groups", "a 90 % interval"),
+    Mutant("bootstrap_interval", drawn_twice_counted_once, "whole_groups", "counts only once"),
     Mutant("bootstrap_interval", one_standard_error, "whole_groups", "± one standard error"),
     Mutant("bootstrap_interval", of_the_values, "whole_groups", "of the values themselves"),
     Mutant("bootstrap_interval", one_number, "whole_groups", "expected two numbers"),
