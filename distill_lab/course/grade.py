@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from distill_lab.course.feedback import feedback_html
-from distill_lab.course.judging import Judge, imports_of, set_up_process, unjudged
+from distill_lab.course.judging import Judge, imports_of, ruled_out, set_up_process, unjudged
 from distill_lab.course.notebooks import pristine
 from distill_lab.course.results import SubmissionResult, grades_csv
 from distill_lab.course.sandbox import WARNING, Confinement, WorkerFailed, why_no_sandbox
@@ -121,7 +121,13 @@ def grade(
         raise UserError(f"no working sandbox: {why}; --require-sandbox refuses to grade without")
     if why:
         say(WARNING.format(why=why))
-    confinement = Confinement(not why, memory * MEGABYTE, time_limit, imports_of(released))
+    confinement = Confinement(
+        not why,
+        memory * MEGABYTE,
+        time_limit,
+        imports_of(released),
+        ruled_out(map(find_lesson, names)),
+    )
     with _only_one(out):
         log = Log(out, resume)
         seed = log.seed if seed is None else seed
@@ -335,14 +341,14 @@ def _dask(address: str, settings: Settings) -> Grader:
     """Judge on the workers of a Dask cluster.
 
     Raises:
-        UserError: dask.distributed is not installed, or the cluster cannot be reached.
+        UserError: distributed is not installed, or the cluster cannot be reached.
     """
     try:
-        from dask.distributed import Client
-        from dask.distributed import as_completed as completed
+        from distributed import Client
+        from distributed import as_completed as completed
     except ModuleNotFoundError as error:
         raise UserError(
-            "dask.distributed is not installed; install it with: pip install 'distill-lab[dask]'"
+            "distributed is not installed; install it with: pip install 'distill-lab[dask]'"
         ) from error
     try:
         client = Client(address, timeout=DASK_SECONDS, set_as_default=False)

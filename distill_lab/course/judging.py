@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -442,6 +442,12 @@ def imports_of(released: Mapping[str, NotebookNode]) -> tuple[str, ...]:
                     found.add(node.module)
     library = {name for name in found if name.partition(".")[0] == "distill_lab"}
     return tuple(sorted(found - library - {"__future__"}))
+
+
+def ruled_out(lessons: Iterable[Lesson]) -> tuple[str, ...]:
+    """Give the names outside of the library that some exercise's answer may not call."""
+    names = {name for x in lessons for exercise in x.exercises for name in exercise.not_allowed}
+    return tuple(sorted(name for name in names if not name.startswith("distill_lab.")))
 
 
 def set_up_process() -> None:

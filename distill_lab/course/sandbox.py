@@ -53,12 +53,14 @@ class Confinement:
         memory: Bytes a submission may take beyond what the warm worker has.
         seconds: An exercise may take, in all its processes' view of the clock.
         imports: Modules the warm worker has imported before it forks.
+        ruled_out: Dotted names that some exercise's answer may not call.
     """
 
     sandboxed: bool
     memory: int
     seconds: int
     imports: tuple[str, ...] = ()
+    ruled_out: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -231,6 +233,7 @@ def _command(confinement: Confinement, folder: Path, descriptor: int) -> list[st
         "seconds": confinement.seconds,
         "namespaces": confinement.sandboxed,
         "imports": confinement.imports,
+        "ruled_out": confinement.ruled_out,
     }
     start = START.format(paths=[inside, *map(str, sites)])
     # Isolated and without site: no user folder, no .pth file, no path to a checkout.

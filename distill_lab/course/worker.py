@@ -13,6 +13,7 @@ from __future__ import annotations
 import __future__
 
 import contextlib
+import gc
 import importlib
 import importlib.abc
 import importlib.util
@@ -26,7 +27,7 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,11 +59,14 @@ def main() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401  lazily imported otherwise
     from IPython.core.inputtransformer2 import TransformerManager  # noqa: F401
 
+    where = places(settings["ruled_out"])
+    gc.collect()
+    gc.freeze()  # else each child's first collection copies every page of what is imported here
     isolation.adopt_orphans()
-    serve(control, settings)
+    serve(control, settings, where)
 
 
-def serve(control: socket.socket, settings: Mapping[str, Any]) -> None:
+def serve(control: socket.socket, settings: Mapping[str, Any], where: Mapping[str, Any]) -> None:
     """Fork where the judge asks for it, one child at a time."""
     send(control, "ready")
     while True:
@@ -72,7 +76,7 @@ def serve(control: socket.socket, settings: Mapping[str, Any]) -> None:
         if order != FORK or not descriptors:
             continue
         try:
-            pid = _forked(control, descriptors[0], settings)
+            pid = _forked(control, descriptors[0], settings, where)
         except OSError as error:
             send(control, {"failed": one_line(error)})
             continue
@@ -82,7 +86,9 @@ def serve(control: socket.socket, settings: Mapping[str, Any]) -> None:
         send(control, _watched(pid, control, settings["memory"]))
 
 
-def _forked(control: socket.socket, channel: int, settings: Mapping[str, Any]) -> int:
+def _forked(
+    control: socket.socket, channel: int, settings: Mapping[str, Any], where: Mapping[str, Any]
+) -> int:
     """Fork twice: the second child is process 1 of its own namespace, and this one's to wait for.
 
     Raises:
@@ -98,7 +104,7 @@ def _forked(control: socket.socket, channel: int, settings: Mapping[str, Any]) -
                 isolation.enter_namespaces()
             pid = os.fork()
             if pid == 0:
-                _child(channel, settings)
+                _child(channel, settings, where)
             os.write(tell, str(pid).encode())
         except OSError as error:
             os.write(tell, one_line(error).encode())
@@ -113,7 +119,7 @@ def _forked(control: socket.socket, channel: int, settings: Mapping[str, Any]) -
     return int(said)
 
 
-def _child(channel: int, settings: Mapping[str, Any]) -> NoReturn:
+def _child(channel: int, settings: Mapping[str, Any], where: Mapping[str, Any]) -> NoReturn:
     """Become what a submission runs in; never returns."""
     try:
         os.setsid()
@@ -129,7 +135,7 @@ def _child(channel: int, settings: Mapping[str, Any]) -> NoReturn:
             isolation.drop_privileges()
             isolation.filter_system_calls()
             os.chdir("/tmp")
-        answer_questions(socket.socket(fileno=3))
+        answer_questions(socket.socket(fileno=3), where)
     except BaseException:  # the judge sees the end of the channel
         os._exit(1)
     os._exit(0)
@@ -263,8 +269,12 @@ class Shelf(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 # --- one exercise of one submission -------------------------------------------------------------
 
 
-def answer_questions(channel: socket.socket) -> None:
-    """Run the cells that the judge sends, then answer its calls until it hangs up."""
+def answer_questions(channel: socket.socket, where: Mapping[str, Any]) -> None:
+    """Run the cells that the judge sends, then answer its calls until it hangs up.
+
+    Args:
+        where: As ``places`` gives it.
+    """
     begin = receive(channel)
     _seed(begin["seed"])
     rules = Exercise(
@@ -281,7 +291,7 @@ def answer_questions(channel: socket.socket) -> None:
     Shelf.allowed = f"May be called: {rules.may_call}."
     sys.meta_path.append(Shelf(begin["library"]))
     run = Run(rules, begin["replaced"])
-    take_away(rules)
+    take_away(rules, where)
     with quiet():
         function, note = run.cells(begin["cells"])
     send(channel, {"note": note, "answer": _what(function)})
@@ -322,20 +332,29 @@ def _what(function: Any) -> str:
 _NOTHING = object()
 
 
-def take_away(rules: Exercise) -> None:
-    """Put a refusal wherever what an exercise rules out can be had by name, for good."""
-    for dotted in rules.not_allowed:
-        if dotted.startswith("distill_lab."):
-            continue  # is not here
+def places(names: Iterable[str]) -> dict[str, list[tuple[Any, str]]]:
+    """Find under which names in which modules each of some functions can be had."""
+    originals = {}
+    found: dict[str, list[tuple[Any, str]]] = {}
+    for dotted in names:
         owner, name = resolve(dotted)
-        original, refuse = getattr(owner, name), refusal(dotted, rules)
-        setattr(owner, name, refuse)
-        for module in list(sys.modules.values()):
-            for alias, value in list(getattr(module, "__dict__", {}).items()):
-                if value is original:
-                    setattr(module, alias, refuse)
+        originals[id(getattr(owner, name))] = dotted
+        found[dotted] = [(owner, name)]
         if hasattr(torch.ops.aten, name):
-            setattr(torch.ops.aten, name, refuse)
+            found[dotted].append((torch.ops.aten, name))
+    for module in list(sys.modules.values()):
+        for alias, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in originals:
+                found[originals[id(value)]].append((module, alias))
+    return found
+
+
+def take_away(rules: Exercise, where: Mapping[str, Sequence[tuple[Any, str]]]) -> None:
+    """Put a refusal wherever what an exercise rules out can be had by name, for good."""
+    for dotted in set(rules.not_allowed) & set(where):
+        refuse = refusal(dotted, rules)
+        for owner, name in where[dotted]:
+            setattr(owner, name, refuse)
 
 
 class Run:
