@@ -19,8 +19,8 @@
 # - measure what a live teacher costs, what a store costs, and after how many passes the store pays;
 # - say why knowledge is keyed by id, and what an answer that stands one row too low does to a
 #   student;
-# - keep a teacher asleep, and say what `eval`, `requires_grad_(False)`, `no_grad` and
-#   `inference_mode` each do and do not do;
+# - keep a teacher asleep, that is, in evaluation mode, and say what `eval`,
+#   `requires_grad_(False)`, `no_grad` and `inference_mode` each do and do not do;
 # - write the extraction, a top-k compression that knows what it has cut off, and a fingerprint;
 # - read a knowledge store with nothing but an Arrow reader, and say what it must refuse;
 # - name the cases in which only a live teacher will do.
@@ -280,8 +280,9 @@ figure
 # %% [markdown]
 # The crossing lies near one pass, and it must: extraction *is* one pass of the teacher, with little
 # around it. (A little below 1 is possible as well, where the batches of the training are padded
-# more than those of the extraction.) So the rule is short: **from the second pass on a store is
-# cheaper**, and it does not matter whether the second pass is a second epoch, a second seed or a
+# more than those of the extraction. If yours is far from 1, another program was at work while one
+# of the two was timed: run both cells again.) So the rule is short: **from the second pass on a store
+# is cheaper**, and it does not matter whether the second pass is a second epoch, a second seed or a
 # second temperature. Temperature, weight $\alpha$, the student's size and its data order are all
 # chosen *after* the extraction.
 #
@@ -332,8 +333,9 @@ table(
 
 # %% [markdown]
 # The stored logits were computed in other batches than the live ones, with other padding; a matrix
-# product then adds its terms in another order and rounds otherwise. That is the first line, and the
-# whole difference. Training can enlarge it, as it enlarges any rounding; the seed does far more.
+# product then adds its terms in another order and rounds otherwise. That is what the
+# printed line and the first row of the table show, and it is the whole difference. Training can
+# enlarge it, as it enlarges any rounding; the seed does far more.
 #
 # ## Order: whose answer is it?
 #
@@ -393,7 +395,7 @@ class Bag(nn.Module):
 
 
 def bag_answers(targets: Tensor, seed: int, steps: int = 150) -> Tensor:
-    """Train a bag on log-targets [sentences, classes]; give its validation logits."""
+    """Train a bag on logits or log-probabilities [sentences, classes]; give validation logits."""
     torch.manual_seed(seed)
     bag = Bag()
     optimizer = torch.optim.Adam(bag.parameters(), lr=0.02, fused=True)
@@ -435,7 +437,12 @@ answers = {"by id": by_id} | {
     for name in ("off by one", "never sorted back")
 }
 table(
-    ["answers", "student's accuracy, three seeds (%)", "mean", "teacher on labelled sentences (%)"],
+    [
+        "answers",
+        "student's accuracy, three seeds (%)",
+        "mean",
+        "stored answers that name the label (%)",
+    ],
     [
         [
             name,
@@ -524,8 +531,8 @@ student_with_teacher_inside.train()
 print("after train() on its owner: ", sleeper.training)
 
 # %% [markdown]
-# Nothing is printed, nothing fails. From now on each answer is that of a network in which every
-# dropout leaves out a tenth of what passes it, another tenth each time.
+# No warning, no error. From now on each answer is that of a network in which every dropout leaves
+# out a tenth of what passes it, another tenth each time.
 #
 # ### Predict
 #
@@ -707,6 +714,11 @@ print("yes" if fed_with_them.logits.requires_grad else "no")
 #   breaks on the day somebody adds hidden states and an MSE (lesson 07). As the message says,
 #   `clone` or `no_grad` mends it.
 #
+# The first point, weights that do not change, has no column: it follows from the second, as long as
+# no gradient is left from before. An optimizer skips a parameter whose `grad` is None; one whose
+# `grad` is 0 it may still move, by weight decay or momentum. It is surer not to hand it the
+# teacher's parameters at all.
+#
 # So a frozen teacher needs `eval()`, `requires_grad_(False)` and `no_grad` together. And a guard
 # against its owner's `train()`. It is short, because `nn.Module.train` is a method like any other:
 #
@@ -874,8 +886,9 @@ table(
 
 # %% [markdown]
 # **Half the bytes a number.** The first way is a shorter number. float16 has 11 bits of precision
-# and ends at 65,504; bfloat16 has 8 bits and no such end. The error below is the KL divergence from
-# the softmax of what is read back to the softmax of the original, both in float64.
+# and ends at 65,504; bfloat16 has 8 bits and no such end. The error below is
+# $\mathrm{KL}(p \,\|\, q)$, where $p$ is the softmax of the original and $q$ that of what is read
+# back, both in float64.
 
 # %%
 fine = store.logits(ids).double()  # computed in float32, [sentences, classes]
@@ -902,8 +915,8 @@ table(
 # %% [markdown]
 # Both errors are tiny beside what a student has left to learn (tenths of a nat, in a table below).
 # For logits of this size float16 is the better of the two; where a model marks forbidden classes
-# with logits of −10⁹, it is not, because that becomes −∞. But half of 90 GB is 45 GB. It takes
-# another idea.
+# with logits of −10⁹, it is not, because that becomes −∞. But half of some 90 GB (the table
+# before the last) is still 45. It takes another idea.
 #
 # **Fewer numbers.** Most of 30,522 probabilities are next to 0. Keep the $k$ most probable classes,
 # a set $K$, with their log-probabilities, and of all others only their *sum*, the **tail**
@@ -1007,7 +1020,7 @@ predict("05: classes to keep for 0.01 nats", my_kept)
 
 # %% figure="bytes"
 def error_of(logits: Tensor, k: int, temperature: float = 1.0) -> float:
-    """KL in nats from the row read back to the full row, at a temperature."""
+    """KL(full row ‖ row read back) in nats, at a temperature."""
     return kl_divergence(read_back(logits, k).double(), logits.double(), temperature).item()
 
 
@@ -1065,7 +1078,13 @@ figure
 
 # %%
 table(
-    ["5 classes: kept", "bytes (full row: 20)", "mass kept", "KL at T = 1 (nats)", "KL at T = 2"],
+    [
+        "5 classes: kept",
+        "bytes (full row: 20)",
+        "mass kept",
+        "KL at T = 1 (nats)",
+        "KL at T = 2 (nats)",
+    ],
     [
         [
             k,
@@ -1078,16 +1097,48 @@ table(
     ],
 )
 
+
+# %%
+def tail_of(logits: Tensor, temperature: float) -> float:
+    """Per cent of a row's probability beyond its first hundred classes, at a temperature."""
+    return 100 * (logits / temperature).softmax(-1)[0, 100:].sum().item()
+
+
+table(
+    [
+        f"{V:,} classes, 100 kept",
+        "tail at T = 1 (%)",
+        "tail at T = 2 (%)",
+        "at T = 2, read back (%)",
+        "KL at T = 1 (nats)",
+        "KL at T = 2 (nats)",
+    ],
+    [
+        [
+            f"a = {a:g}",
+            f"{tail_of(z, 1.0):.1f}",
+            f"{tail_of(z, 2.0):.1f}",
+            f"{tail_of(read_back(z, 100).double(), 2.0):.1f}",
+            f"{errors[a, 1.0][at_100]:.3f}",
+            f"{errors[a, 2.0][at_100]:.3f}",
+        ]
+        for a, z in zipf.items()
+    ],
+)
+
 # %% [markdown]
 # - **On five classes do not compress.** Two kept classes take the bytes of the full row and lose
 #   something; four are exact (a tail of one class *is* that class) and take nearly twice the bytes.
 # - **On a large head** the error falls with $k$, faster the surer the model is. A hundred classes
 #   take less than a hundredth of the row's bytes.
-# - **Look at the temperature you will train at.** The parts are stored for $T = 1$. A higher $T$
-#   gives more weight to the tail, which was spread evenly at $T = 1$ and is not even. Compare the
-#   panels at a hundred classes (804 bytes): the sure model, $a = 2$, has the smallest error of the
-#   three at $T = 1$ and the largest at $T = 2$. An error measured at $T = 1$ says little about
-#   training at $T = 2$.
+# - **Look at the temperature you will train at.** The parts are stored for $T = 1$. Compare the
+#   panels at a hundred classes (804 bytes, the last table): the sure model, $a = 2$, has the
+#   smallest error of the three at $T = 1$ and the largest at $T = 2$. Three things happen. A higher
+#   $T$ moves probability into the tail. There the even spread, right in sum at $T = 1$, becomes too
+#   heavy: compare its two columns at $T = 2$. And the tail itself becomes more even, as
+#   $j^{-a}$ becomes $j^{-a/2}$. Where the tail was small, the first two win and the error grows;
+#   where it was large already, as for $a = 1$, the third wins and it falls. An error measured at
+#   $T = 1$ says little about training at $T = 2$.
 #
 # ### Tail dropped, or tail modelled
 #
@@ -1105,7 +1156,7 @@ table(
 
 # %%
 def renormalised(logits: Tensor, k: int) -> Tensor:
-    """Log-targets [batch, classes] whose tail was dropped: a logit of −10⁴ outside the top k."""
+    """Logits [batch, classes] of a target without its tail: −10⁴ outside the top k."""
     parts = top_k_compress(logits, k)
     dropped = torch.full_like(logits, -1e4)
     return dropped.scatter(-1, parts["top_classes"].long(), parts["top_log_probs"])
@@ -1261,7 +1312,7 @@ def fingerprint(weights: Mapping[str, Tensor], settings: Mapping[str, str | int 
 
 # %%
 fingerprint = use(fingerprint)
-# The last block and the head stand for the whole teacher: the same laws, and a tenth of the bytes.
+# The last block and the head stand for the whole teacher: the same laws, under a tenth of the bytes.
 kept_names = [name for name in teacher.state_dict() if "layer.5." in name or "classifier" in name]
 state = {name: teacher.state_dict()[name].cpu().clone() for name in kept_names}
 settings = {"max_length": data.max_length, "dtype": "float32"}
@@ -1364,7 +1415,7 @@ for what, call in {
 
 # %% [markdown]
 # The other way round needs thought, too. What is allowed without a word: a subset, another order,
-# other batch sizes. None of them changes an answer.
+# other batch sizes. None of them changes an answer by more than its rounding.
 #
 # ## Where only a live teacher will do
 #
@@ -1398,7 +1449,8 @@ for what, alter in (("a tenth masked", masked), ("a piece deleted", shortened)):
     new = torch.stack(list(extract_logits(teacher, altered).values()))
     agree = (new.argmax(-1) == asleep.argmax(-1)).double().mean()
     gap = kl_divergence(asleep, new)
-    print(f"{what}: the teacher names the same class for {agree:.0%}, KL {gap:.2f} nats")
+    print(f"{what}: the teacher names the same class for {agree:.0%}", end="; ")
+    print(f"KL(altered ‖ clean) {gap:.2f} nats")
     ask_store = partial(validation_store, altered[0])
     print("   the store:", refusal(validation_store, ask_store))
 
@@ -1427,9 +1479,10 @@ for what, alter in (("a tenth masked", masked), ("a piece deleted", shortened)):
 # - **Counting from the second day.** A store's extraction belongs to the bill of the first student,
 #   and a teacher that is changed needs a new one. Who compares methods at equal compute has to say
 #   which of them paid for it.
-# - **A fault that costs little.** Off by one cost the student a few points, an awake teacher and a
-#   dropped tail none that one could tell from chance. None of them raises an error. What found them
-#   was not a score but a *law*: the same question, the same answer; the same id, the same text.
+# - **A fault that costs little.** Off by one cost the student a few points; a dropped tail cost it
+#   no accuracy, and being awake cost the teacher none, that one could tell from chance. None of
+#   them raises an error. What found them was not a score but a *law*: the same question, the same
+#   answer; the same id, the same text.
 # - **The order of a set.** Off by one looks harmless because our rows stand by article. On shuffled
 #   rows the answer above belongs to any topic (task 6 tries it). How visible a fault is depends on
 #   the data; whether it is one does not.
@@ -1490,8 +1543,8 @@ progress()
 #   in Deep Learning”, ICML 2016, arXiv 1506.02142.
 # - G. K. Zipf, *Human Behavior and the Principle of Least Effort*, Addison-Wesley, 1949.
 # - PyTorch documentation, “Autograd mechanics”: grad modes, `no_grad`, inference mode and
-#   evaluation mode. Apache Arrow documentation, “Arrow Columnar Format”: fixed-size lists and
-#   streams.
+#   evaluation mode; `torch.optim.Optimizer.zero_grad`: a gradient of 0 and one of None. Apache Arrow
+#   documentation, “Arrow Columnar Format”: fixed-size lists and streams.
 #
 # ## What to read next
 #

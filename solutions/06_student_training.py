@@ -159,11 +159,11 @@ draw_model(
 figure
 
 # %% [markdown]
-# - **Random.** Weights are drawn, by BERT's custom from a normal distribution of standard deviation
+# - **Random** (grey, dotted). Weights are drawn, by BERT's custom from a normal distribution of standard deviation
 #   0.02. Nothing of the teacher is in them.
-# - **The teacher's layers.** A student as wide as its teacher can take whole blocks over.
+# - **The teacher's layers** (green). A student as wide as its teacher can take whole blocks over.
 #   DistilBERT began so, with "one layer out of two" (Sanh et al. 2019, §3).
-# - **The teacher's embeddings, cut.** A narrower student can take over no block. But look at the last
+# - **The teacher's embeddings, cut** (blue, hatched). A narrower student can take over no block. But look at the last
 #   column above: most of a tiny student is a table with a row for each word piece, and *that* can be
 #   cut to width.
 # - **Pre-trained by itself.** Turc et al. (2019) train the small model as a language model first and
@@ -172,7 +172,7 @@ figure
 #
 # ## The bench
 #
-# All live trainings of this lesson are small: some of the labelled sentences, a hundred steps at most,
+# All trainings that run here are small: some of the labelled sentences, a hundred steps at most,
 # with the stored logits of lesson 05 as targets. To watch them we use every twentieth sentence of the
 # validation split. A batch holds sentences of similar length, so that little is computed on padding;
 # the batches come in random order.
@@ -234,7 +234,7 @@ print(f"watched: {len(every_twentieth)} sentences; the teacher gets {teacher_per
 #
 # In transformers' BERT, block $k$ is the module `model.bert.encoder.layer[k]`, and its weights have
 # names such as `bert.encoder.layer.0.attention.self.query.weight`. What is outside the blocks
-# (embeddings, pooler, classification head) is copied too, wherever name and shape agree.
+# (`bert.embeddings`, `bert.pooler`, and the head `classifier`) is copied too, wherever name and shape agree.
 #
 # One trap: *copy the values, not the parameter.* `student.x.weight = teacher.x.weight` makes both
 # models share one tensor, and training the student then trains the teacher.
@@ -302,15 +302,18 @@ table(
 recall("06: accuracy of three copied blocks, untrained", round(untrained["evenly spread"], 1))
 
 # %% [markdown]
-# Two reasons why copied blocks work at all without their neighbours. Each block *adds* to its input
-# (the residual connections of lesson 02), so that a missing block is a missing correction rather
-# than a hole; and head and pooler come along, which know where to look. Do not read more into the
-# table than it says: the map that is best *before* training need not be the best *after* it.
+# Why do copied blocks work at all without their neighbours? Two things speak for it. Each block *adds*
+# to its input (the residual connections of lesson 02), so that a missing block is a missing correction
+# rather than a hole; Veit, Wilber and Belongie (2016) took single blocks out of trained residual
+# networks for images, and lost little. And head and pooler come along, made for what the teacher's
+# *last* block gives: compare the maps that end in that block with the one that does not. Do not read
+# more into the table than it says: the map that is best *before* training need not be the best *after*
+# it.
 #
 # ## First weights: embeddings cut by SVD
 #
-# Let $E$ be the teacher's table of word embeddings, `[vocabulary, width]` = `[30522, 384]`, and
-# subtract from each column its mean. Every row is a word, a point in 384 dimensions. We want the 128
+# Let $E$ be the teacher's table of word embeddings, `[vocabulary, width]` = `[30522, 384]`, from each
+# column of which its mean has been subtracted. Every row is a word, a point in 384 dimensions. We want the 128
 # directions in which the points differ most, and each word's coordinates in them.
 #
 # The **singular value decomposition** does it:
@@ -381,7 +384,7 @@ predict("06: percent of variance in 128 directions", my_share)
 
 # %% [markdown]
 # Variance is not meaning. As a second measure, take 300 words at random. For each find its ten nearest
-# words (by the cosine of the angle) in the teacher's table and in the cut one. How many of the ten are
+# words (by the cosine of the angle) in the teacher's table, less its mean, and in the cut one. How many of the ten are
 # the same?
 
 # %% figure="embeddings"
@@ -481,9 +484,10 @@ print(
 # How much of the table is left at 128 you can read off; whether that helps a *student* is another
 # question, which only training answers.
 #
-# One detail before we train. A LayerNorm follows the embeddings, so their overall scale hardly changes
-# what the student can say. It does change how fast they are *forgotten*: Adam moves an entry by about
-# the learning rate in each step, however large the entry is. The library scales the cut table to a
+# One detail before we train. The scale of the table is free: a LayerNorm follows the sum of word,
+# position and segment embeddings. But it decides how much of that sum is the word and how much its
+# place. And it decides how fast the words are *forgotten*: Adam moves an entry by about the learning
+# rate in each step, however large the entry is. The library scales the cut table to a
 # standard deviation of 0.3, a value it chose on validation; we do the same. (Task 3 at the end tries
 # others.)
 
@@ -508,9 +512,13 @@ def tiny_student(embeddings: str) -> PreTrainedModel:
 # 1. the student reads the batch: `student(input_ids=…, attention_mask=…).logits`, `[batch, classes]`.
 #    It gets *these two* and nothing else of the batch: no teacher's logits, no labels;
 # 2. the loss of lesson 04 compares its logits with the stored ones:
-#    $\alpha\,T^2\,\mathrm{KL}(p_t \,\|\, p_s) + (1 - \alpha)\,\mathrm{CE}$;
+#    $\alpha\,T^2\,\mathrm{KL}(p_t \,\|\, p_s) + (1 - \alpha)\,\mathrm{CE}$, where CE is the cross-entropy with
+#    the labels at $T = 1$, a mean over the rows that have one (a label of −100 says that there is none);
 # 3. the optimizer's gradients are set to zero, since PyTorch *adds* each new gradient to what is there;
 # 4. `loss.backward()` finds the gradients, `optimizer.step()` moves the weights.
+#
+# (Without 3 a single step can still be right. It is the second that goes wrong, so the check of the next
+# exercise, `train_epoch`, is the one that notices.)
 #
 # No teacher is in sight. The optimizer holds the student's parameters and no others. `distillation_loss`
 # is the library's: `distillation_loss(student_logits, teacher_logits, labels, temperature=…, alpha=…)`.
@@ -801,7 +809,8 @@ figure
 # ## Hard, smoothed, distilled: three questions
 #
 # Now the loss. The long run of lesson 01 trained four kinds of tiny student, all from SVD embeddings,
-# seed by seed from the same first weights. Between neighbours in this list one thing changes:
+# seed by seed from the same first weights. Between neighbours in this list one thing changes (in the last
+# row two that come together):
 #
 # | from | to | what changes |
 # |---|---|---|
@@ -829,7 +838,13 @@ CHANGES = {
 changes = {name: paired(values[after], values[before]) for name, (before, after) in CHANGES.items()}
 for name, (before, after) in CHANGES.items():
     print(f"{STUDENTS[before].label} → {STUDENTS[after].label}: {said(changes[name])}")
-recall("06: the change that is worth most", max(changes, key=lambda name: changes[name].mean))
+first, second, _ = sorted(changes, key=lambda name: changes[name].mean, reverse=True)
+gains = {
+    name: [a - b for a, b in zip(values[after], values[before], strict=True)]
+    for name, (before, after) in CHANGES.items()
+}
+recall("06: the change that is worth most", first)
+print(f"{first!r} against {second!r}: {said(paired(gains[first], gains[second]))}")
 
 # %%
 figure, (left, right) = canvas(
@@ -879,6 +894,10 @@ figure
 # each change is, and how sure, stands on the right. It is paired: what makes a seed lucky for *both* students
 # cancels, and what is left is the change.
 #
+# And which change is worth most? The answer to your guess is the largest of three means. The last printed
+# line asks whether it is ahead of the second *seed by seed*, and its interval holds 0: three changes are
+# shown, the order of the upper two is not.
+#
 # These intervals are over *seeds*. They answer: would other first weights and another order of the
 # batches have given the same? They do not answer: would *other articles*? That takes another interval.
 #
@@ -891,8 +910,9 @@ figure
 #
 # But draw *what*? Sentences, or articles? The bootstrap imitates how the data came about, and somebody
 # collected articles. Let us look at why it matters, with the student that your machine has trained
-# (two passes over the transfer set). For each validation article: the share of its sentences that the
-# student gets right. And for comparison the same hits and misses, dealt out to the articles at random.
+# (two passes over the transfer set; a second one, on hard labels, took four over the labelled
+# sentences). For each validation article: the share of its sentences that the student gets right. And
+# for comparison the same hits and misses, dealt out to the articles at random.
 
 # %% figure="articles"
 students = {name: trained_student(name) for name in ("distilled", "hard_labels")}
@@ -934,8 +954,8 @@ figure
 
 # %% [markdown]
 # If sentences were independent, the two histograms would agree but for chance. As they are, there are
-# more articles that go wholly wrong and more that go wholly right. An article about the business side
-# of a football club is hard in most of its sentences; and the tenth sentence about a tennis final says
+# more articles that go mostly wrong and more that go wholly right. An article about the business side
+# of a football club may be hard in most of its sentences; and the tenth sentence about a tennis final says
 # little that the first nine did not. **A sentence of an article that you have seen is less news than a
 # sentence of a new one**, so there are fewer independent observations than sentences.
 #
@@ -1035,9 +1055,10 @@ print("excludes 0" if low > 0 or high < 0 else "includes 0")
 
 # %% [markdown]
 # There is a rule of thumb for the factor. If two sentences of one article are alike with a correlation
-# $\rho$ in being right, and an article has $m$ sentences, the variance of a mean grows by the *design
+# $\rho$ in being right, and each article has $m$ sentences, the variance of a mean grows by the *design
 # effect* $1 + (m - 1)\,\rho$ (Kish 1965), and the interval by its root. With articles of unequal length,
-# $m$ is the size of the article that a *sentence* finds itself in, $\sum m^2 / \sum m$.
+# article $a$ of $m_a$ sentences, take for $m$ the mean size of the article that a *sentence* finds
+# itself in, $\sum_a m_a^2 / \sum_a m_a$.
 
 
 # %%
@@ -1070,7 +1091,7 @@ print(f"m = {m:.1f} sentences")
 #
 # So which interval, seeds or articles? They answer different questions, and a careful report says which
 # one it gives. With one training you can give only the second. With five trainings and one test split
-# you have the first; neither contains the other.
+# you can give both; neither contains the other.
 #
 # ## "The student is cheaper to train"
 #
@@ -1241,8 +1262,8 @@ print(f"{100 * rows['distilled_same_data']['accuracy']['mean']:.1f} % on test")
 #   Without a good teacher, labels are the better targets.
 # - **It does not show** where the limit is: between 38 steps and a whole epoch it was not looked. Nor that
 #   a *better* teacher always makes a better student. Cho and Hariharan (2019) found larger and more
-#   accurate teachers that taught a small student worse, because it could not follow them, and that
-#   stopping a teacher's training *early* helped. Our case is no contradiction to that: ten steps are not
+#   accurate teachers that taught a small student worse (as they explain it, because it could not
+#   follow them), and that stopping a teacher's training *early* helped. Our case is no contradiction to that: ten steps are not
 #   early, they are nothing.
 # - **Nor** does it say that the students copied their teachers badly. Compare their accuracies: the students
 #   of the ten-step teacher are as wrong as it is.
@@ -1253,11 +1274,11 @@ print(f"{100 * rows['distilled_same_data']['accuracy']['mean']:.1f} % on test")
 #
 # ## Find the faults
 #
-# Much code that is called distillation never distils. Tutorials exist in which a full-size pre-trained
-# BERT is the "student", in which the loss knows labels alone, in which the temperature is read from a
-# setting that does not exist. They run, the loss falls, the accuracy is high. Nobody notices.
+# Code that is called distillation need not distil. The "student" may be a full-size pre-trained BERT, the
+# loss may know labels alone, the temperature may be read from a setting that does not exist. All of it
+# runs, the loss falls, the accuracy is high, and nobody notices.
 #
-# Here is such a script, put together from kinds of fault that circulate. It takes a teacher, a
+# Here is a script into which such faults were put, these and others. It takes a teacher, a
 # student, batches with labels, and the settings; it gives the trained student and the loss of each step.
 
 
@@ -1342,7 +1363,7 @@ predict("06: faults of the script", my_faults)
 
 # %%
 report_of_faults = find_faults(claimed_distillation)
-recall("06: faults of the script", report_of_faults.faults)
+recall("06: faults of the script", "laws broken: " + "; ".join(report_of_faults.faults))
 report_of_faults
 
 # %% [markdown]
@@ -1462,6 +1483,8 @@ progress()
 #   Pre-training Compact Models”, 2019, arXiv 1908.08962.
 # - C. Eckart and G. Young, “The Approximation of One Matrix by Another of Lower Rank”, *Psychometrika* 1(3),
 #   1936, pp. 211-218.
+# - A. Veit, M. Wilber and S. Belongie, “Residual Networks Behave Like Ensembles of Relatively Shallow
+#   Networks”, NIPS 2016, arXiv 1605.06431: single blocks left out of a trained network.
 # - B. Efron and R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993. Ch. 13:
 #   percentile intervals.
 # - C. A. Field and A. H. Welsh, “Bootstrapping clustered data”, *Journal of the Royal Statistical Society B*
@@ -1471,6 +1494,6 @@ progress()
 #
 # ## What to read next
 #
-# Sanh et al. (2019), §2 to §4: four pages, and you can now say which of their choices this lesson made and
+# Sanh et al. (2019), §2 to §4: a few pages, and you can now say which of their choices this lesson made and
 # which it did not. Then Cho and Hariharan for the other side. So far the student has seen nothing of its
 # teacher but the logits. Lesson 07 looks inside: hidden states, attention, relations between tokens.
