@@ -1,11 +1,9 @@
-"""``distill-lab course build | figures | list | reset | release | nbgrader | gradebook | store``.
-
-And ``lab``.
-"""
+"""``distill-lab course``: build, list and reset lessons, release and grade them; and ``lab``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +15,7 @@ from distill_lab.course.gradebook import Format
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from distill_lab.course.results import SubmissionResult
     from distill_lab.exercises.registry import Lesson
 
 app = typer.Typer(
@@ -217,6 +216,73 @@ def nbgrader(
 
     for line in lay_out(folder, chosen, source):
         _print(line)
+
+
+@app.command()
+def grade(
+    submitted: Annotated[
+        Path, typer.Argument(metavar="SUBMITTED", help="Folder or ZIP of what students handed in")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where grades, feedback and the log go; new")
+    ],
+    lesson: Annotated[
+        str | None, typer.Option(metavar="NN", help="Only this lesson's submissions")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that judge; else one for each core")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the secret inputs, to repeat a grading; else new")
+    ] = None,
+    time_limit: Annotated[
+        int, typer.Option(min=1, metavar="S", help="Seconds an exercise may take")
+    ] = 20,
+    memory: Annotated[
+        int, typer.Option(min=64, metavar="MB", help="Megabytes an exercise may take")
+    ] = 1024,
+    require_sandbox: Annotated[
+        bool, typer.Option("--require-sandbox", help="Refuse where bubblewrap does not work")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the grading that DIR holds")
+    ] = False,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Send submissions to this Dask scheduler")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Grade what students handed in; their code runs in a sandbox."""
+    import os
+
+    from distill_lab.course.grade import GRADES, grade
+    from distill_lab.exercises.registry import find_lesson
+
+    results = grade(
+        submitted,
+        out,
+        lesson=find_lesson(lesson) if lesson is not None else None,
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        seed=seed,
+        time_limit=time_limit,
+        memory=memory,
+        require_sandbox=require_sandbox,
+        resume=resume,
+        dask=dask,
+        root=root,
+        say=lambda line: print(line, file=sys.stderr),
+        watch=_bar,
+    )
+    reached = sum(result.points for result in results)
+    possible = sum(result.possible for result in results)
+    _print(f"{len(results)} submissions graded, {reached:g} of {possible:g} points: {out / GRADES}")
+
+
+def _bar(results: Iterable[SubmissionResult], total: int) -> Iterator[SubmissionResult]:
+    """Show how far grading has come."""
+    from tqdm.auto import tqdm
+
+    yield from tqdm(results, total=total, desc="grading", unit="submission", leave=False)
 
 
 @app.command()

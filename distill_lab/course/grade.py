@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -23,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from distill_lab.course.feedback import feedback_html
-from distill_lab.course.judging import Judge, imports_of, ruled_out, set_up_process, unjudged
+from distill_lab.course.isolation import die_with_parent
+from distill_lab.course.judging import (
+    Judge,
+    digest,
+    imports_of,
+    ruled_out,
+    set_up_process,
+    unjudged,
+)
 from distill_lab.course.notebooks import pristine
 from distill_lab.course.results import SubmissionResult, grades_csv
 from distill_lab.course.sandbox import WARNING, Confinement, WorkerFailed, why_no_sandbox
@@ -113,7 +122,7 @@ def grade(
     Raises:
         UserError: Something about the arguments; nothing has been graded then.
     """
-    found = find_submissions(submitted, lesson)
+    found = find_submissions(submitted, lesson, say)
     names = sorted({submission.lesson for submission in found})
     released = {name: _code(pristine(find_lesson(name), root)) for name in names}
     why = why_no_sandbox()
@@ -159,7 +168,7 @@ def _code(notebook: NotebookNode) -> NotebookNode:
 
 
 def _key(submission: Submission) -> tuple[str, str, str]:
-    return submission.student, submission.lesson, submission.sha256
+    return submission.student, submission.lesson, digest(submission)
 
 
 # --- the log ------------------------------------------------------------------------------------
@@ -305,7 +314,14 @@ def _pool(jobs: int, settings: Settings) -> Grader:
 
 
 def _processes(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_process)
+
+
+def _begin_process() -> None:
+    """Leave an interrupt to the process that started this one, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def _through(

@@ -12,6 +12,7 @@ import errno
 import os
 import platform
 import resource
+import signal
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID = 0x20000, 0x4000000, 0x8000000, 0x100000
 NEWCGROUP, NEWNET = 0x2000000, 0x40000000
 NAMESPACES = NEWNS | NEWUTS | NEWIPC | NEWPID
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 0x40000
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 38, 22, 24, 36
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 38, 22
+PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 24, 36
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
@@ -88,6 +90,11 @@ def _call(name: str, *arguments: object) -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose parent has gone."""
     _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that started this process ends, however it ends."""
+    _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def enter_namespaces() -> None:

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from distill_lab.course.library import cut_out, defined, home
 from distill_lab.course.protocol import AskedCall, Closed, ProtocolError, receive, send, waiting
+from distill_lab.course.repair import Cell, Script, Unreadable, read_script
 from distill_lab.course.results import ContractResult, ExerciseResult, Status, SubmissionResult
 from distill_lab.course.sandbox import Confinement, Session, Worker
-from distill_lab.course.submissions import Cell, Script, Submission, Unreadable, read_script
+from distill_lab.course.submissions import Submission
 from distill_lab.exercises.checking import Outcome, Verdict, judge_answer
 from distill_lab.exercises.contracts import AnswerRaised, AnswerStopped, Broken
 from distill_lab.exercises.objects import ScriptedCall
-from distill_lab.exercises.registry import Exercise, Lesson
+from distill_lab.exercises.registry import Exercise, Lesson, lesson_of
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -223,7 +224,7 @@ class Judge:
             return unjudged(submission, lesson, str(error), "unreadable")
         graded = tuple(self._exercises(lesson, script))
         return SubmissionResult(
-            submission.student, lesson.name, submission.sha256, graded, script.repairs
+            submission.student, lesson.name, digest(submission), graded, script.repairs
         )
 
     def _exercises(self, lesson: Lesson, script: Script) -> Iterator[ExerciseResult]:
@@ -237,15 +238,23 @@ class Judge:
             if exercise.id in script.missing:
                 result = _without(exercise, "missing", script.missing[exercise.id])
             else:
-                result = self._exercise(lesson, exercise, script, failed)
+                result = self.exercise(exercise, script, failed)
             if result.status != "passed":
                 failed.append(exercise)
             yield result
 
-    def _exercise(
-        self, lesson: Lesson, exercise: Exercise, script: Script, failed: Sequence[Exercise]
+    def exercise(
+        self, exercise: Exercise, script: Script, failed: Sequence[Exercise] = ()
     ) -> ExerciseResult:
-        begin = _begin(lesson, exercise, script, failed)
+        """Grade one exercise of a submission, in a process of its own.
+
+        Args:
+            failed: The lesson's earlier exercises whose place the library's functions take.
+
+        Raises:
+            WorkerFailed: No worker can be started.
+        """
+        begin = beginning(exercise, script, failed)
         judged = self._judged(exercise, begin, self.seed)
         if judged.verdict is None:
             return _without(exercise, judged.status, judged.reason)
@@ -313,14 +322,16 @@ def _lacking(left: Mapping[str, Any]) -> _Judged | None:
     return None
 
 
-def _begin(
-    lesson: Lesson, exercise: Exercise, script: Script, failed: Sequence[Exercise]
-) -> dict[str, Any]:
-    """Give what a process needs to know before it is asked, the seed aside."""
+def beginning(exercise: Exercise, script: Script, failed: Sequence[Exercise]) -> dict[str, Any]:
+    """Give what a process needs to know before it is asked, the seed aside.
+
+    Args:
+        failed: The lesson's earlier exercises whose place the library's functions take.
+    """
     replaced = {x.id: home(x.reference) for x in failed}
     wanted = {tuple(name.rpartition(".")[::2]) for name in exercise.library}
     library = cut_out([*wanted, *replaced.values()])  # type: ignore[list-item]
-    kept_back = {home(x.reference) for x in lesson.exercises} - set(replaced.values())
+    kept_back = {home(x.reference) for x in lesson_of(exercise).exercises} - set(replaced.values())
     if kept_back & defined(library):  # an earlier answer contains a later one
         replaced, library = {}, cut_out(wanted)  # type: ignore[arg-type]
     return {
@@ -371,12 +382,17 @@ def _is_constant(value: ast.expr) -> bool:
 # --- results ------------------------------------------------------------------------------------
 
 
+def digest(submission: Submission) -> str:
+    """Give the SHA-256 of a notebook as it was handed in."""
+    return hashlib.sha256(submission.content).hexdigest()
+
+
 def unjudged(
     submission: Submission, lesson: Lesson, reason: str, status: Status = "stopped"
 ) -> SubmissionResult:
     """Give the result of a submission whose exercises could not be judged."""
     lost = tuple(_without(exercise, status, reason) for exercise in lesson.exercises)
-    return SubmissionResult(submission.student, lesson.name, submission.sha256, lost)
+    return SubmissionResult(submission.student, lesson.name, digest(submission), lost)
 
 
 def _without(exercise: Exercise, status: Status, reason: str) -> ExerciseResult:
