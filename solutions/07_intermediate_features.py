@@ -243,8 +243,9 @@ for name, model in {"teacher": teacher, "student": student}.items():
 # \frac{1}{d_t} \left\lVert W x_{b,i} - y_{b,i} \right\rVert^2 .
 # $$
 #
-# This is TinyBERT's hidden-state loss (Jiao et al. 2020, §3), and in spirit the regressor of
-# FitNets (Romero et al. 2015, §2). Three decisions are hidden in it:
+# This is TinyBERT's hidden-state loss (Jiao et al. 2020, §3). FitNets has the same idea under the
+# name of *regressor*: a layer, learned and thrown away, that brings the student's narrower states to
+# the teacher's width (Romero et al. 2015, §2). Three decisions are hidden in the formula:
 #
 # - **$W$ is learned**, together with the student, and thrown away afterwards. Give it to the
 #   optimiser. A projection that is forgotten there stays random, and the student has to fit it.
@@ -341,15 +342,16 @@ print("one layer of the teacher:", list(theirs["layer.5"].shape), "= [sentences,
 print(f"{int(real.sum()):,} tokens that count in {real.numel():,} places")
 
 # %% [markdown]
-# A loss of 0.11 says nothing by itself. Is it small? That depends on how much the teacher's states
+# A loss of 0.11, say, means nothing by itself. Is it small? That depends on how much the teacher's states
 # differ from each other. So compare with the best that *one fixed vector* could do for all tokens:
 # the mean state, whose loss is the **variance** of the teacher's states (mean over width and
 # tokens). What is left is the **explained share**,
 #
 # $$R^2 = 1 - \frac{L_{\text{hid}}}{\text{variance}},$$
 #
-# 1 for a perfect match, 0 for no better than a constant. The best projection for given states can
-# be written down, no training needed: least squares.
+# 1 for a perfect match, 0 for no better than that fixed vector, below 0 for worse. The best projection
+# for given states can be written down, no training needed: least squares. (It has no constant term,
+# as $W$ has none. So states that know nothing can end a little below 0.)
 
 
 # %%
@@ -473,8 +475,8 @@ figure
 # the loss on the batch that is being learned says little; look at sentences that were not.
 #
 # **It forgives a student that knows nothing.** Fitted on thousands of tokens and judged on others,
-# how near to the teacher are the distilled student and the untrained one? The even pairs are
-# `layer.0` with `layer.2`, and last with last.
+# how near to the teacher are the distilled student and the untrained one? Take two
+# pairs of layers, `layer.0` with `layer.2` and last with last; why these two, a later section says.
 
 # %%
 EVEN = {"layer.0": "layer.2", "layer.1": "layer.5"}
@@ -572,8 +574,9 @@ table(
 #
 # Mind the two roles of the mask: a query that is padding has no row in the mean, and a key that is
 # padding no term in the sum. As a floor for the logarithm, `torch.finfo(dtype).tiny` (about
-# $10^{-38}$) will do for the value; its square root, $10^{-19}$, keeps the *gradient* $-p_t / p_s$
-# in float32 as well.
+# $10^{-38}$) will do for the value. But the *gradient* $-p_t / p_s$ can then come near $10^{38}$, and
+# float32 ends at $3 \cdot 10^{38}$: a weight on the loss, or the square in a gradient's norm, would
+# make it infinite. The square root of `tiny`, $10^{-19}$, leaves room for both.
 
 
 # %% exercise="attention_loss"
@@ -1081,11 +1084,9 @@ axes.legend(fontsize=8, loc="lower left", title="mean over")
 figure
 
 # %% [markdown]
-# Look at the printed lines. If you see what we saw with five students of five seeds, the answer
-# turns round: over tokens the last map is nearer, over all places the even one. And over all places
-# the nearest layer of all is `embeddings`, which over tokens it is not. (With students of hard
-# labels the two maps are closer to a draw over tokens; there it did not turn round each time.)
-# Nothing about the models changed. We asked another question as well: *how well does the student
+# Look at the printed lines. In the run pictured above the answer turns round: over tokens the last map
+# is nearer, over all places the even one. And over all places the nearest layer of all is
+# `embeddings`, which over tokens it is not. Nothing about the models changed. We asked another question as well: *how well does the student
 # tell padding from words?*
 #
 # Where does it come from? Split the places into tokens and padding:
@@ -1116,11 +1117,11 @@ table(
 # In the low layers the padding is *easy*: its states hardly vary from one sentence to the next, and
 # stand apart from those of the tokens. "This is padding" already explains a good part of the
 # variance of the rectangle. Higher up the padding has looked at the sentence often enough to vary
-# with it. So counting it flatters the low layers, and it flatters them more the more padding there
-# is.
+# with it. So counting it flatters the low layers.
 #
 # The margin between the two maps is small. How sure is the turn? Judge each held-out batch of 32 by
-# itself, and look at the differences, pair by pair.
+# itself, and look at the differences, pair by pair: six of them, with Student's t interval of their
+# mean. (`seeds_interval` computes it for the results of seeds; here the six values are batches.)
 
 # %%
 gaps: dict[str, list[float]] = {}
@@ -1157,7 +1158,8 @@ for name, mask in (("tokens alone", real), ("padded to the longest", in_batch)):
 #
 # - **logits alone.** A projection learns beside the student, so that we can read the hidden-state
 #   loss, but the student's states are *detached*: the student does not feel it;
-# - **with hidden states**, on the even map, masked;
+# - **with hidden states**, on the even map, masked, with the weight 10 (how it was chosen: see the
+#   ablation below);
 # - **the same, padding counted.**
 #
 # The three share the first weights, the batches and the number of steps. This is far too little
@@ -1421,8 +1423,8 @@ table(
 # - *That it would be so elsewhere.* Five topics, two blocks of width 128, sentences. TinyBERT's own
 #   ablation (Jiao et al. 2020, §4) found its Transformer-layer terms essential, with a student
 #   distilled on a large general corpus before it saw a task. MiniLM's student had no logits at all.
-# - *That it would be so with more sentences.* On the whole transfer set the student hears nearly
-#   five times as many logits. A help that makes up for few sentences has less to make up for.
+# - *That it would be so with more sentences.* On the whole transfer set the student hears more
+#   than four times as many logits. A help that makes up for few sentences has less to make up for.
 # - *That another weight, layer map or schedule would not do better.* One weight a term was chosen.
 #   Four arms were looked at, too: among four intervals of 95 %, one that misses its truth is not
 #   rare.
@@ -1473,7 +1475,7 @@ table(["teacher's layer", "explained by its own logits", "by the best four numbe
 # - **Off by one.** The embeddings supervised, the last block left alone, no error message.
 # - **A projection that is not trained**, or that was trained and is then taken along: a result must
 #   be the student alone.
-# - **The teacher's gradient.** Without `detach`, or with the teacher's parameters in the optimiser,
+# - **The teacher's gradient.** Without `detach`, and with the teacher's parameters in the optimiser,
 #   the two models move towards each other. The loss falls beautifully.
 # - **More terms, more weights.** Whoever tunes four weights for the new method and none for the old
 #   has tuned the comparison. Same budget of trials for both.
@@ -1503,8 +1505,8 @@ table(["teacher's layer", "explained by its own logits", "by the best four numbe
 #    queries only; mean over sentences instead of tokens; student and teacher exchanged; $\sqrt d$
 #    of the whole width. Which of the hand-worked numbers gives it away?
 # 8. **Another seed, another flip?** Draw other sentences (`manual_seed(1)`) for the padding
-#    experiment, and try the students' `layer.1`. Where does the conclusion turn round, and where is
-#    it safe?
+#    experiment, and try the students' `layer.1`, and the student of hard labels,
+#    `trained_student("hard_labels")`. Where does the conclusion turn round, and where is it safe?
 
 # %%
 progress()

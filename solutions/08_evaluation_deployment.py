@@ -150,8 +150,9 @@ figure
 #
 # Three models come along. The **teacher** is present by its stored logits. Two **students** of the same
 # shape (2 layers × 128) are trained once on your machine: `distilled` on the teacher's logits of the
-# whole transfer set, `hard_labels` on the labelled sentences. *They differ in the data, too.* Here that
-# is no fault: we ask which of two given models to use, and not what an objective is worth.
+# whole transfer set, `hard_labels` on the labelled sentences. *They differ in the data, too*, and in
+# the number of training steps. Here that is no fault: we ask which of two given models to use, and not what
+# an objective is worth.
 
 # %%
 data, words = task(), tokenizer()
@@ -300,13 +301,13 @@ print(f"from {beaten[0]:.0%} {classes[FREQUENT]} on, the guesser is more accurat
 
 # %% [markdown]
 # Read the left panel first. The guesser knows nothing, and its accuracy rises to the end. A model that
-# has learnt a lot stays where it was, and at some point is beaten by the guesser. In the right panel the
-# guesser stays where it belongs.
+# has learnt a lot moves by a few points only, towards its recall of that class, and at some point is
+# beaten by the guesser. In the right panel the guesser stays where it belongs.
 #
 # But look at the models there: *they did not change either*, and their macro-F1 falls. When a class gets
 # rare, the errors of a very frequent one fall into it, and its precision goes down. So macro-F1 is not a
-# property of the model alone; it, too, depends on the mix. What does not is the row of $r_{ij}$ itself,
-# the recall of each class.
+# property of the model alone; it, too, depends on the mix. What does not is the table $r_{ij}$ itself,
+# with the recall of each class, $r_{ii}$, on its diagonal.
 #
 # **"Accuracy on the test set is the accuracy in use."** Only if what comes in use is drawn as the test
 # was: the same mix (the printed range shows what that alone can do), the same kind of sentence, the same
@@ -323,10 +324,11 @@ print(f"from {beaten[0]:.0%} {classes[FREQUENT]} on, the guesser is more accurat
 # in 70 % of the cases in which it says 70 %. That matters as soon as somebody acts on it: "below 80 %,
 # ask a person", "below 80 %, ask the server".
 #
-# The usual measure is the **expected calibration error** (Guo et al. 2017, §2). Cut $(0, 1]$ into $M$
-# bins of equal width; bin $m$ holds the confidences with $\frac{m-1}{M} < c \le \frac{m}{M}$, that is
-# $(a, b]$: an edge belongs to the bin below it. In each bin compare the share of right answers with the
-# mean confidence, and average the gaps, weighted by the examples in them:
+# The usual measure is the **expected calibration error**, ECE (Naeini et al. 2015; here in the form of Guo
+# et al. 2017, §2). Cut $(0, 1]$ into $M$ bins of equal width; bin $m$ holds the confidences $c$ with
+# $\frac{m-1}{M} < c \le \frac{m}{M}$, that is $(a, b]$: an edge belongs to the bin below it. In each bin
+# compare the share of right answers, $\mathrm{acc}_m$, with the mean confidence, $\mathrm{conf}_m$, and
+# average the gaps, weighted by the examples in them:
 #
 # $$\mathrm{ECE} = \sum_{m=1}^{M} \frac{n_m}{n}\; \Big|\,\mathrm{acc}_m - \mathrm{conf}_m\,\Big| .$$
 #
@@ -397,7 +399,9 @@ table(["model", "accuracy", "mean confidence", "points too sure", "ECE"], rows)
 # raises it. $T$ is the one that makes the cross-entropy with the labels least *on validation*:
 #
 # $$T^{*} = \arg\min_{T} \; \frac1n \sum_{b=1}^{n} -\log p_{b,\,y_b}(T), \qquad
-# p_b(T) = \mathrm{softmax}(z_b / T) .$$
+# p_b(T) = \mathrm{softmax}(z_b / T) ,$$
+#
+# with the logits $z_b$ and the label $y_b$ of the $n$ validation sentences.
 #
 # In $1/T$ this is convex, so there is one valley, and a search along a line finds it.
 # `fit_temperature` in `distill_lab.evaluation` does. Three properties are worth a thought:
@@ -452,8 +456,13 @@ for name, t in fitted.items():
         ]
     )
 table(
-    ["model", "T, from validation", "cross-entropy on test (nats)", "ECE on test", "changed"], rows
+    ["model", "T, from validation", "cross-entropy on test (nats)", "ECE on test", "other class"],
+    rows,
 )
+
+# %% [markdown]
+# A **reliability diagram** shows what ECE adds up: for each bin a point, its mean confidence to the right and
+# the share of right answers upwards. Calibrated bins lie on the dotted diagonal.
 
 # %% figure="reliability"
 FEW = 50  # bins with fewer examples than this are left out: their accuracy is mostly chance
@@ -588,7 +597,8 @@ z_s = {name: log_p(answers[name]["test"]) for name in students}
 # How do the two hang together? Say the teacher is right on a share $a_t$ of the examples and the student
 # on $a_s$. Where both are right they agree; where exactly one is right they do not; where both are wrong
 # they may. At most they agree on $1 - |a_t - a_s|$. At the least they agree nowhere but where both *must*
-# be right, on $a_t + a_s - 1$. Between these bounds everything is possible.
+# be right, on $a_t + a_s - 1$ (or on nothing,
+# if that is negative). Between these bounds everything is possible.
 #
 # To see it, we make two students out of the teacher's own answers, by changing some of them. Both have the
 # accuracy of the distilled student. The *copyist* answers as the teacher does, except that it spoils a
@@ -597,7 +607,8 @@ z_s = {name: log_p(answers[name]["test"]) for name in students}
 # ### Predict
 #
 # Of the test sentences that the *teacher* gets wrong: to what share does the real distilled student give
-# the very same wrong class? And the hard-label student, which has never met this teacher? Two fractions.
+# the very same wrong class? And the hard-label student, which has seen no answer of this teacher? Two
+# fractions.
 
 # %%
 my_shares = ...  # such as [0.5, 0.2]: distilled, hard labels
@@ -658,7 +669,8 @@ recall(
 # system, agreement says how many answers will *change*, for better or worse. Where the task itself
 # counts, it says little: high agreement includes the teacher's errors.
 #
-# Do not read the hard-label student's repeats as imitation: it never saw the teacher's answers. Some
+# Do not read the hard-label student's repeats as imitation: it never saw the teacher's answers
+# (though its word embeddings began as the teacher's, lesson 06). Some
 # sentences mislead anybody, and some have the topic of their article and show another.
 
 # %% [markdown]
@@ -670,8 +682,8 @@ recall(
 # and cancels in the *difference*.
 #
 # So bootstrap the difference. Draw as many articles as there are, with repetition; compute both
-# accuracies on *this same draw*, subtract; repeat 2,000 times; the middle 95 % are the interval (Berg-
-# Kirkpatrick, Burkett and Klein 2012 study this test on NLP tasks; Dror et al. 2018 say which test to use
+# accuracies on *this same draw*, subtract; repeat 2,000 times; the middle 95 % are the interval
+# (Berg-Kirkpatrick, Burkett and Klein 2012 study this test on NLP tasks; Dror et al. 2018 say which test to use
 # when). Lesson 06 built it; `distill_lab.evaluation.gain` does it here. Beside it stand two ways not to
 # do it.
 
@@ -912,7 +924,8 @@ for k in (0, -1):
 
 # %% [markdown]
 # The last two lines are both "the speedup" of the same student over the same teacher. A speedup without a
-# batch size says little. (A jump in one of the curves, or a p95 far above the median, may mean that
+# batch size says little. (Each point is of 5 to 50 calls, so its p95 is a rough one: of so few, it lies at
+# or just below the slowest. A jump in one of the curves, or a p95 far above the median, may mean that
 # something else was running. Run the cell again.)
 #
 # ### Four more ways to get the speedup you want
@@ -1055,7 +1068,12 @@ recall("08: largest difference of a logit, torch against ONNX", max(differences.
 # stands for 0. The scale is chosen so that the smallest and largest number just fit. Rounding to the
 # nearest $q$ makes an error of at most $s/2$. So *one* large weight makes the steps coarse for all.
 #
-# By hand, with $o = 0$ and $q$ from −64 to 64: if the largest weight is 0.32, then $s = 0.32/64 =
+# In our file the tables of embeddings, which are only looked up, take all integers from 0 to 255. The
+# matrices of products have $o = 0$ and use 7 of the 8 bits, $q$ from −64 to 64: older x86 processors add
+# such products in 16 bits, and with all 8 bits a sum may not fit (onnxruntime's documentation, on
+# `reduce_range`).
+#
+# By hand, for such a matrix: if the largest weight is 0.32, then $s = 0.32/64 =
 # 0.005$. A weight of 0.0183 becomes $q = \mathrm{round}(3.66) = 4$, read back as 0.020.
 #
 # *Dynamic* quantization does this to the weights once, in the file, and to the inputs of each matrix
@@ -1125,8 +1143,8 @@ for name, answer in {"float32": in_onnx, "int8": in_int8}.items():
 #
 # - **An interval from a few hundred sentences is what it is.** If nothing changed, the bootstrap draws from
 #   nothing but zeros and gives an interval of width 0, which is too good. What has not occurred in $n$
-#   independent sentences may still have a probability of up to about $3/n$ (at 95 %; Hanley and Lippman-
-#   Hand 1983), and sentences of one article are not quite independent. So a small test can show that int8
+#   independent sentences may still have a probability of up to about $3/n$ (at 95 %; Hanley and
+#   Lippman-Hand 1983), and sentences of one article are not quite independent. So a small test can show that int8
 #   does harm, and never quite that it does none.
 # - **Dynamic ranges depend on company.** The inputs of a product are rounded by the range of the whole
 #   batch, so a sentence's int8 logits depend a little on what else is in it. Whoever asks twice may get
@@ -1511,7 +1529,8 @@ table(
 )
 
 # %% [markdown]
-# Five ways to say how much cheaper the student is: compare the ratios. A count of operations
+# Five ways to say how much cheaper the student is: compare the ratios. (The second and the third agree by
+# construction.) A count of operations
 # does not give the time (between products lie memory, small operations and Python), and the time does not
 # give the energy, which also depends on the voltage, the memory traffic, the screen and the radio. What
 # one may expect is the *direction*: less arithmetic and fewer bytes to read. How much, a meter on the
@@ -1539,6 +1558,7 @@ rows = []
 for name, model in students.items():
     seen, unseen = evaluate(model, peek, words), answers[name]["test"]
     own = [e.probabilities[np.arange(len(e.labels)), e.labels] for e in (seen, unseen)]
+    # The statistic counts the pairs (seen, unseen) in which the seen one has more; an equal pair is half.
     above = stats.mannwhitneyu(*own).statistic / (len(own[0]) * len(own[1]))
     rows.append(
         [LOOKS[name].label, f"{seen.accuracy:.1%}", f"{unseen.accuracy:.1%}", f"{above:.2f}"]
@@ -1572,7 +1592,7 @@ print(f"{len(members):,} training sentences against {len(data.test):,} of the te
 # - **One seed**, with an interval over articles. It is about this file, not about the method.
 # - **A first call, another padding, another number of threads, another batch size** on one side of a
 #   speedup. Ask for all of them whenever you read one.
-# - **A teacher in eager torch against a student in onnxruntime.** The product of three gains (a smaller model,
+# - **A teacher in torch against a student in onnxruntime.** The product of three gains (a smaller model,
 #   a better runtime, int8), quoted as one. Quote all rows of the table.
 # - **"int8 is always faster"**, and "the file is small, so it needs little memory".
 # - **This machine's milliseconds on somebody else's device.**
@@ -1604,6 +1624,8 @@ progress()
 #
 # - C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, “On Calibration of Modern Neural Networks”, ICML 2017,
 #   arXiv 1706.04599. §2: reliability diagrams and ECE; §4.2: temperature scaling.
+# - M. P. Naeini, G. F. Cooper and M. Hauskrecht, “Obtaining Well Calibrated Probabilities Using Bayesian
+#   Binning”, AAAI 2015, pp. 2901-2907. Where ECE comes from.
 # - S. Stanton, P. Izmailov, P. Kirichenko, A. A. Alemi and A. G. Wilson, “Does Knowledge Distillation
 #   Really Work?”, NeurIPS 2021, arXiv 2106.05945. Agreement against accuracy.
 # - T. Berg-Kirkpatrick, D. Burkett and D. Klein, “An Empirical Investigation of Statistical Significance in

@@ -859,10 +859,12 @@ def _relation_definition(answer: Answer, generator: torch.Generator) -> None:
             answer,
             right,
             "it is not the mean over the tokens of KL(teacher ‖ student) of the relations "
-            "softmax(A Aᵀ / √d), each token's row running over the other tokens and itself.",
+            "softmax(A Aᵀ / √(d / r)), each token's row running over the other tokens and itself.",
             unlike={
-                "the scores are not divided by √d, d the width of a head: wide states then have "
-                "relations that are nearly 0 or 1.": _relation_rows(*sides, divisor=1.0).mean(),
+                "the scores are not divided by √(d / r), the root of a head's width: wide states "
+                "then have relations that are nearly 0 or 1.": _relation_rows(
+                    *sides, divisor=1.0
+                ).mean(),
                 "the scores are divided by the width itself; it is its square root.": _kl_of_logs(
                     _log_relation(student, mask, 1, divisor=ours),
                     _log_relation(teacher, mask, 1, divisor=theirs),
@@ -913,25 +915,24 @@ def _relation_heads(answer: Answer, generator: torch.Generator) -> None:
         _expect_scalar(
             answer,
             right,
-            f"with {heads} heads it is not the mean over the heads: head h is the columns h·d to "
-            "(h + 1)·d of every token's state, d = width / heads.",
+            f"with {heads} heads it is not the mean over the heads: head h is the columns h·w to "
+            "(h + 1)·w of every token's state, w = width / heads.",
             unlike={
                 "the heads have no effect: this is one relation of the whole width.": (
                     _relation_rows(student, teacher, mask, 1).mean()
                 ),
-                "the states are cut the wrong way: reshape(batch, heads, tokens, d) mixes tokens "
-                "into heads. Cut the width first, reshape(batch, tokens, heads, d), then "
+                "the states are cut the wrong way: reshape(batch, heads, tokens, -1) mixes tokens "
+                "into heads. Cut the width first, reshape(batch, tokens, heads, -1), then "
                 "transpose(1, 2).": _relation_rows(*sides, split=_reshaped).mean(),
-                "a head is every so-many-th column: heads lie side by side, the first d columns "
-                "are head 0. reshape(batch, tokens, heads, d), not (batch, tokens, d, heads).": (
-                    _relation_rows(*sides, split=_interleaved).mean()
-                ),
-                "the scores are divided by the root of the whole width: √d is that of one head, "
-                "d = width / heads.": whole.mean(),
+                "a head is every so-many-th column: heads lie side by side, the first "
+                "d / r columns are head 0. reshape(batch, tokens, heads, -1), not (batch, tokens, "
+                "-1, heads).": (_relation_rows(*sides, split=_interleaved).mean()),
+                "the scores are divided by √d, the root of the whole width: expected √(d / r), the "
+                "root of a head's width.": whole.mean(),
                 "the heads are summed; expected their mean.": heads * right,
-                "the scores are not divided by √d, d the width of a head.": _relation_rows(
-                    *sides, divisor=1.0
-                ).mean(),
+                "the scores are not divided by √(d / r), the root of a head's width.": (
+                    _relation_rows(*sides, divisor=1.0).mean()
+                ),
                 "the relations are averaged over the heads before KL: compare head with head, "
                 "then average.": _map_rows(*relations).mean(),
             },
@@ -982,9 +983,10 @@ def _relation_padding(answer: Answer, generator: torch.Generator) -> None:
                     rows, mask
                 ),
             },
-            not_finite="with −∞ for a masked score, its log-probability is −∞ on both sides, and "
-            "−∞ − (−∞) is NaN; a row that is masked wholly is 0/0. Fill with torch.finfo(dtype).min"
-            " instead, and mask keys (the last axis) alone.",
+            not_finite="a masked key's log-probability is −∞ on both sides, and −∞ − (−∞) is NaN: "
+            "that is what a score of −∞ gives, and also the log of a softmax that is 0 there. Fill "
+            "with torch.finfo(dtype).min and take log_softmax, which stays finite. Mask keys (the "
+            "last axis) alone: a row that is masked wholly is 0/0.",
             **inputs,
         )
 
@@ -1027,27 +1029,27 @@ RELATION_LOSS = Exercise(
     contracts=(
         Contract(
             id="definition",
-            law="KL(teacher ‖ student) of softmax(A Aᵀ / √d), mean over the tokens",
+            law="KL(teacher ‖ student) of softmax(A Aᵀ / √(d / r)), mean over the tokens",
             points=1,
             holds=_relation_definition,
             hints=(
                 "Begin with one head. Each side on its own: all dot products of its tokens, "
-                "divided by √d, log-softmax over the last axis. Both are [batch, tokens, tokens], "
-                "whatever the widths.",
+                "divided by the root of its width, log-softmax over the last axis. Both are "
+                "[batch, tokens, tokens], whatever the widths.",
                 "scores = states @ states.transpose(-1, -2) / math.sqrt(states.shape[-1])",
                 "rows = (log_p.exp() * (log_p - log_q)).sum(-1), p the teacher's; then the mean.",
             ),
         ),
         Contract(
             id="heads",
-            law="Each relation head is d neighbouring columns; mean over the heads",
+            law="Each relation head is d / r neighbouring columns; mean over the heads",
             points=1,
             holds=_relation_heads,
             hints=(
                 "Cut the last axis, which is the width, and no other.",
-                "d = width // heads, for each side its own; √d is the root of that d.",
-                "states.reshape(batch, tokens, heads, d).transpose(1, 2) is [batch, heads, tokens, "
-                "d]; the rest works as for one head.",
+                "A head is width // heads wide, for each side its own; take the root of that.",
+                "states.reshape(batch, tokens, heads, -1).transpose(1, 2) is [batch, heads, "
+                "tokens, width // heads]; the rest works as for one head.",
             ),
         ),
         Contract(
@@ -1167,16 +1169,15 @@ def _even_mistakes(n: int, m: int) -> dict[str, list[int]]:
         "the embeddings. 'layer.k' is block k, which is hidden_states[k + 1].": [
             k + 1 for k in right
         ],
-        "the blocks are a fixed stride m // n apart, which leaves the top of the teacher out where "
-        "n does not divide m.": [(i + 1) * (m // n) - 1 for i in range(n)],
-        "the quotient is rounded down; expected up: ⌈(i + 1) · m / n⌉ − 1. math.ceil does it.": [
-            (i + 1) * m // n - 1 for i in range(n)
-        ],
-        "the quotient is rounded to the nearest; expected up: ⌈(i + 1) · m / n⌉ − 1.": [
+        "the blocks are a fixed stride L_t // L_s apart, which leaves the top of the teacher out "
+        "where L_s does not divide L_t.": [(i + 1) * (m // n) - 1 for i in range(n)],
+        "the quotient is rounded down; expected up: ⌈(i + 1) · L_t / L_s⌉ − 1. math.ceil does "
+        "it.": [(i + 1) * m // n - 1 for i in range(n)],
+        "the quotient is rounded to the nearest; expected up: ⌈(i + 1) · L_t / L_s⌉ − 1.": [
             round((i + 1) * m / n) - 1 for i in range(n)
         ],
         "each student block has the first teacher block of its share; expected the last one, so "
-        "that the last block learns from the last: ⌈(i + 1) · m / n⌉ − 1, with i + 1.": [
+        "that the last block learns from the last: ⌈(i + 1) · L_t / L_s⌉ − 1, with i + 1.": [
             i * m // n for i in range(n)
         ],
         "this is spread from the first block to the last one; expected equal shares of the "
@@ -1189,7 +1190,7 @@ def _even_mistakes(n: int, m: int) -> dict[str, list[int]]:
         "these are the teacher's first blocks: spread over all of them, the last to the "
         "last.": list(range(n)),
         "the teacher's blocks are one too low: 'layer.0' is already the first block, so the last "
-        "is layer m − 1.": [k - 1 for k in right],
+        "is layer.k with k = L_t − 1.": [k - 1 for k in right],
     }
 
 
@@ -1198,7 +1199,7 @@ def _even(answer: Answer, generator: torch.Generator) -> None:
         _expect_map(
             answer,
             _even_blocks(n, m),
-            "it is not ⌈(i + 1) · m / n⌉ − 1: each student block learns from the last block of "
+            "it is not ⌈(i + 1) · L_t / L_s⌉ − 1: each student block learns from the last block of "
             "its share of the teacher, the last from the last.",
             unlike=_even_mistakes(n, m),
             student_layers=n,
@@ -1213,12 +1214,12 @@ def _even_remainder(answer: Answer, generator: torch.Generator) -> None:
         _expect_map(
             answer,
             _even_blocks(n, m),
-            f"{n} does not divide {m}: ⌈(i + 1) · m / n⌉ − 1 rounds the quotient up.",
+            f"{n} does not divide {m}: ⌈(i + 1) · L_t / L_s⌉ − 1 rounds the quotient up.",
             unlike={
                 **_even_mistakes(n, m),
-                "the quotient m / n is rounded as a float before it is multiplied, and so a whole "
-                "number came out a little above itself. Multiply first, then divide: "
-                "(i + 1) * m / n.": exact,
+                "the quotient L_t / L_s is rounded as a float before it is multiplied, and so a "
+                "whole number came out a little above itself. Multiply first, then divide: "
+                "(i + 1) * L_t / L_s.": exact,
             },
             student_layers=n,
             teacher_layers=m,
@@ -1241,7 +1242,7 @@ def _last(answer: Answer, generator: torch.Generator) -> None:
                 "it). Here it is mapped too: the last learns from the last.": list(
                     range(m - n - 1, m - 1)
                 ),
-                "the blocks are one too high: the last is layer m − 1.": list(
+                "the blocks are one too high: the last is layer.k with k = L_t − 1.": list(
                     range(m - n + 1, m + 1)
                 ),
                 "these are the first blocks of the teacher.": list(range(n)),
@@ -1298,15 +1299,15 @@ LAYER_MAP = Exercise(
             hints=(
                 "Of 6 teacher blocks, 2 student blocks get 3 each: 0, 1, 2 and 3, 4, 5. Which is "
                 "the last of each share?",
-                "Block i, counted from 0, ends its share after (i + 1) · m / n teacher blocks; the "
-                "last of k blocks has the number k − 1.",
+                "Block i, counted from 0, ends its share after (i + 1) · L_t / L_s teacher blocks; "
+                "the last of k blocks has the number k − 1.",
                 'return {f"layer.{i}": f"layer.{math.ceil((i + 1) * m / n) - 1}" for i in range(n)}'
-                ", n the student's number of blocks, m the teacher's",
+                " with n = student_layers and m = teacher_layers",
             ),
         ),
         Contract(
             id="remainder",
-            law="Where n does not divide m, (i + 1) · m / n is rounded up",
+            law="Where L_s does not divide L_t, (i + 1) · L_t / L_s is rounded up",
             points=0.5,
             holds=_even_remainder,
             hints=(
@@ -1318,12 +1319,12 @@ LAYER_MAP = Exercise(
         ),
         Contract(
             id="last",
-            law='"last" takes the top n blocks, in order',
+            law='"last" takes the top L_s blocks, in order',
             points=0.75,
             holds=_last,
             hints=(
                 "Of 6 blocks the top 2 are 4 and 5.",
-                "Block i learns from block m − n + i.",
+                "Block i learns from block L_t − L_s + i.",
             ),
         ),
         Contract(

@@ -158,26 +158,36 @@ def _ece_bins(answer: Answer, generator: torch.Generator) -> None:
             if len(part)
         ) / len(confidence)
         squares = sum(n * gap**2 for n, gap in found) / len(confidence)
-        expect(
-            answer,
-            _ece(confidence, right, bins),
+        expected, value = _ece(confidence, right, bins), answer(**inputs, bins=bins)
+        require(
+            not (isinstance(value, float | Tensor) and torch.as_tensor(value).isnan().any())
+            or used == bins,
+            f"the value is NaN: of these {bins} bins {bins - used} hold no example, and the mean "
+            "of nothing is 0/0. Leave empty bins out.",
+            inputs={**inputs, "bins": bins},
+            expected=expected,
+            actual=value,
+        )
+        compare(
+            value,
+            expected,
             f"with {bins} bins it is not Σ (examples in the bin / all examples) · |accuracy − "
             "mean confidence| of the bin.",
             unlike={
-                "the number of bins has no effect: all examples are in one bin.": _ece(
-                    confidence, right, 1
-                ),
+                "this is |accuracy − mean confidence| of all examples together: either the "
+                "number of bins has no effect, or gaps of either sign cancel. Take the absolute "
+                "value in each bin, before you add up.": _ece(confidence, right, 1),
                 "the number of bins has no effect: there are always 15.": _ece(
                     confidence, right, 15
                 ),
-                "every bin weighs the same: a bin weighs as much as it has examples, n / N.": (
+                "every bin weighs the same: a bin weighs as much as it has examples, n_m / n.": (
                     sum(gaps) / used
                 ),
                 "every bin weighs the same, also one without examples: a bin weighs as much as it "
-                "has examples, n / N.": sum(gaps) / bins,
+                "has examples, n_m / n.": sum(gaps) / bins,
                 "this is the largest gap of a bin (the maximum calibration error): expected their "
                 "mean, weighted by examples.": max(gaps),
-                "the bins' gaps are added up: weigh each by its share of the examples, n / N.": (
+                "the bins' gaps are added up: weigh each by its share of the examples, n_m / n.": (
                     sum(gaps)
                 ),
                 "the gaps are squared, averaged and rooted: expected the mean of the gaps "
@@ -189,8 +199,7 @@ def _ece_bins(answer: Answer, generator: torch.Generator) -> None:
                     confidence, right, bins, by=label
                 ),
             },
-            **inputs,
-            bins=bins,
+            inputs={**inputs, "bins": bins},
         )
 
 
@@ -351,8 +360,8 @@ def _logits(generator: torch.Generator, same: Sequence[bool], classes: int) -> I
 
 def _agreement_share(answer: Answer, generator: torch.Generator) -> None:
     # Chosen so that every mistake below has a value of its own.
-    student = [[-0.1, 1.2, 0.0], [-1.0, 0.9, -0.9], [1.4, -0.7, 0.8], [0.6, 0.4, 0.5]]
-    teacher = [[-1.0, 1.0, 0.4], [1.8, -0.8, -1.1], [1.2, -0.7, 0.0], [2.2, 0.3, -1.4]]
+    student = [[-0.6, -0.7, 0.1], [1.8, -0.4, 1.7], [2.0, 1.5, 0.6], [1.4, 0.0, -0.1]]
+    teacher = [[-0.7, -0.8, 0.9], [0.3, 0.5, -1.2], [1.9, -1.0, 0.2], [1.0, 0.9, -0.7]]
     chosen = {"student_logits": torch.tensor(student), "teacher_logits": torch.tensor(teacher)}
     for inputs in (
         chosen,
@@ -382,8 +391,8 @@ def _agreement_share(answer: Answer, generator: torch.Generator) -> None:
                 "the smallest logits are compared: the class is that of the largest.": (
                     (ours.argmin(-1) == theirs.argmin(-1)).double().mean()
                 ),
-                "the logits themselves are compared: classifiers agree when they give the same "
-                "class, however sure.": (ours == theirs).double().mean(),
+                "logits or probabilities themselves are compared: classifiers agree when they give "
+                "the same class, however sure.": (ours == theirs).double().mean(),
             },
             **inputs,
         )
@@ -796,6 +805,11 @@ def _front(
     return [not any(dominates(a, b) for a in models) for b in models]
 
 
+def _dominate_none(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
+    """The models that dominate no other: the front, were worse better in both."""
+    return _front([-c for c in cost], [-q for q in quality])
+
+
 def _hull(cost: Sequence[float], quality: Sequence[float]) -> list[bool]:
     """The corners of the front's upper convex hull only."""
     front = _front(cost, quality)
@@ -835,7 +849,7 @@ def _expect_front(
 
 def _pareto_definition(answer: Answer, generator: torch.Generator) -> None:
     for cost, quality in (
-        ([10.0, 12.0, 20.0, 30.0, 40.0], [0.5, 0.72, 0.4, 0.9, 0.8]),
+        ([10.0, 12.0, 20.0, 25.0, 30.0, 40.0], [0.5, 0.72, 0.4, 0.86, 0.9, 0.87]),
         ([5.0, 7.0], [0.9, 0.8]),
         ([5.0, 7.0], [0.8, 0.9]),
     ):
@@ -853,6 +867,8 @@ def _pareto_definition(answer: Answer, generator: torch.Generator) -> None:
                 "this marks the models that are dominated: true is for those that stay.": [
                     not x for x in front
                 ],
+                "the two sides are exchanged: these are the models that dominate no other; "
+                "expected those that no other dominates.": _dominate_none(cost, quality),
                 "a high cost is taken to be good: for cost, lower is better.": _front(
                     [-c for c in cost], quality
                 ),

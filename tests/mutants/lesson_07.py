@@ -474,6 +474,12 @@ def relation_logs_of_softmax(student_states, teacher_states, mask, heads):
     return _mean(torch.where(p > 0, p * (p / q).log(), 0).sum(-1), mask)
 
 
+def relation_logs_of_a_masked_softmax(student_states, teacher_states, mask, heads):
+    q = _log_relation(_split(student_states, mask, heads), mask).softmax(-1).log()
+    p = _log_relation(_split(teacher_states.detach(), mask, heads), mask).softmax(-1).log()
+    return _mean((p.exp() * (p - q)).sum(-1), mask)
+
+
 def relation_epsilon(student_states, teacher_states, mask, heads):
     q = _log_relation(_split(student_states, mask, heads), mask).exp()
     p = _log_relation(_split(teacher_states.detach(), mask, heads), mask).exp()
@@ -678,7 +684,7 @@ MUTANTS: list[Mutant] = [
     Mutant("attention_loss", small_probabilities_do_not_learn, "gradient", "is cut off"),
     Mutant("attention_loss", teachers_map_learns, "no_gradient_to_the_teacher", "move the target"),
     Mutant("attention_loss", map_blanked_in_place, "inputs_unchanged", "changes student_attention"),
-    Mutant("relation_loss", relations_not_scaled, "definition", "are not divided by √d"),
+    Mutant("relation_loss", relations_not_scaled, "definition", "are not divided by √(d / r)"),
     Mutant("relation_loss", scaled_by_the_width_itself, "definition", "by the width itself"),
     Mutant("relation_loss", one_scale_for_both, "definition", "the root of the student's width"),
     Mutant("relation_loss", relations_turned, "definition", "this is KL(student ‖ teacher)"),
@@ -700,6 +706,9 @@ MUTANTS: list[Mutant] = [
     Mutant("relation_loss", relations_over_all_positions, "padding", "by all positions"),
     Mutant("relation_loss", relations_per_text, "padding", "each text is averaged first"),
     Mutant("relation_loss", minus_infinity, "padding", "−∞ − (−∞) is NaN"),
+    Mutant(
+        "relation_loss", relation_logs_of_a_masked_softmax, "padding", "take log_softmax, which"
+    ),
     Mutant("relation_loss", relation_logs_of_softmax, "finite", "whose log is −∞"),
     Mutant("relation_loss", relation_epsilon, "finite", "not exact there"),
     Mutant("relation_loss", states_not_blanked, "out_of_reach", "reaches the gradient"),

@@ -151,6 +151,19 @@ def empty_bins_are_nan(probabilities, labels, bins=15):
     return total
 
 
+def few_empty_bins_are_nan(probabilities, labels, bins=15):
+    confidence, right = _top(probabilities, labels)
+    total = 0.0
+    for k in range(bins):
+        inside = (confidence > k / bins) & (confidence <= (k + 1) / bins)
+        total += inside.double().mean() * (right[inside].mean() - confidence[inside].mean()).abs()
+    return total
+
+
+def absolute_at_the_end(probabilities, labels, bins=15):
+    return abs(signed(probabilities, labels, bins))
+
+
 def ten_bins_by_default(probabilities, labels, bins=10):
     return ece_by_loop(probabilities, labels, bins)
 
@@ -182,6 +195,10 @@ def over_the_rows(student_logits, teacher_logits):
 
 def largest_of_all(student_logits, teacher_logits):
     return float(student_logits.argmax() == teacher_logits.argmax())
+
+
+def equal_largest_logits(student_logits, teacher_logits):
+    return (student_logits.amax(-1) == teacher_logits.amax(-1)).float().mean()
 
 
 def equal_logits(student_logits, teacher_logits):
@@ -311,6 +328,10 @@ def clock_started_before_the_warmup(call, clock=time.perf_counter, *, warmup=10,
     return _summary(times)
 
 
+def warmup_from_the_timed_calls(call, clock=time.perf_counter, *, warmup=10, repeats=100):
+    return _summary(_times(call, clock, 0, repeats)[min(warmup, repeats - 1) :])
+
+
 def one_call_to_warm_up(call, clock=time.perf_counter, *, warmup=10, repeats=100):
     return _summary(_times(call, clock, min(warmup, 1), repeats))
 
@@ -369,6 +390,10 @@ def _weakly(a, b):
 
 def dominated_ones(cost, quality):
     return _dominated(cost, quality, _weakly)
+
+
+def sides_exchanged(cost, quality):
+    return ~_dominated(cost, quality, lambda a, b: _weakly(b, a))
 
 
 def high_cost_is_good(cost, quality):
@@ -464,7 +489,9 @@ MUTANTS: list[Mutant] = [
     Mutant("expected_calibration_error", ece_in_percent, "one_bin", "a percentage"),
     Mutant("expected_calibration_error", accuracy_alone, "one_bin", "the accuracy alone"),
     Mutant("expected_calibration_error", confidence_in_the_label, "one_bin", "does not know the"),
-    Mutant("expected_calibration_error", always_one_bin, "bins", "all examples are in one bin"),
+    Mutant("expected_calibration_error", always_one_bin, "bins", "of bins has no effect, or"),
+    Mutant("expected_calibration_error", absolute_at_the_end, "bins", "before you add up"),
+    Mutant("expected_calibration_error", few_empty_bins_are_nan, "bins", "hold no example"),
     Mutant("expected_calibration_error", always_fifteen_bins, "bins", "there are always 15"),
     Mutant(
         "expected_calibration_error", bins_weigh_the_same, "bins", "every bin weighs the same: a"
@@ -485,7 +512,8 @@ MUTANTS: list[Mutant] = [
     Mutant("agreement", agreement_in_percent, "share", "a percentage"),
     Mutant("agreement", over_the_rows, "share", "over the rows (dim=0)"),
     Mutant("agreement", largest_of_all, "share", "of the whole tensor"),
-    Mutant("agreement", equal_logits, "share", "the logits themselves"),
+    Mutant("agreement", equal_logits, "share", "themselves are compared"),
+    Mutant("agreement", equal_largest_logits, "share", "themselves are compared"),
     Mutant("agreement", smallest_logits, "share", "the smallest logits"),
     Mutant("agreement", one_for_each_row, "share", "a float32 tensor of shape [4]"),
     Mutant("agreement", sure_ones_only, "however_sure", "only rows of which the student"),
@@ -503,6 +531,7 @@ MUTANTS: list[Mutant] = [
     Mutant("measure_latency", no_warmup, "warmup", "there is no warm-up"),
     Mutant("measure_latency", clock_started_before_the_warmup, "warmup", "the whole warm-up"),
     Mutant("measure_latency", one_call_to_warm_up, "warmup", "one call"),
+    Mutant("measure_latency", warmup_from_the_timed_calls, "defaults", "from the 100 calls"),
     Mutant("measure_latency", total_by_repeats, "percentiles", "the mean of all times"),
     Mutant("measure_latency", p95_is_the_slowest, "percentiles", "the slowest call stands under"),
     Mutant("measure_latency", p50_is_the_mean, "percentiles", "stands under p50"),
@@ -513,6 +542,7 @@ MUTANTS: list[Mutant] = [
     Mutant("measure_latency", no_warmup_by_default, "defaults", "the warm-up is left out"),
     Mutant("measure_latency", calls_once_more, "calls", "is made 2 times"),
     Mutant("pareto_front", dominated_ones, "dominated", "that are dominated"),
+    Mutant("pareto_front", sides_exchanged, "dominated", "the two sides are exchanged"),
     Mutant("pareto_front", high_cost_is_good, "dominated", "a high cost"),
     Mutant("pareto_front", low_quality_is_good, "dominated", "a low quality"),
     Mutant("pareto_front", the_best_one, "dominated", "only the best model"),
