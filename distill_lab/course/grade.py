@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ SEED_BITS = 48
 DASK_SECONDS = 10  # to reach the scheduler
 MEGABYTE = 1 << 20
 
-Grader = Callable[[Sequence[Submission]], Iterator[SubmissionResult]]
+Judged = Callable[[Sequence[Submission]], Iterator[SubmissionResult]]
 
 
 @dataclass(frozen=True)
@@ -122,34 +122,23 @@ def grade(
     Raises:
         UserError: Something about the arguments; nothing has been graded then.
     """
-    found = find_submissions(submitted, lesson, say)
-    names = sorted({submission.lesson for submission in found})
-    released = {name: _code(pristine(find_lesson(name), root)) for name in names}
-    why = why_no_sandbox()
-    if why and require_sandbox:
-        raise UserError(f"no working sandbox: {why}; --require-sandbox refuses to grade without")
-    if why:
-        say(WARNING.format(why=why))
-    confinement = Confinement(
-        not why,
-        memory * MEGABYTE,
-        time_limit,
-        imports_of(released),
-        ruled_out(map(find_lesson, names)),
-    )
     with _only_one(out):
         log = Log(out, resume)
-        seed = log.seed if seed is None else seed
-        settings = Settings(
-            secrets.randbits(SEED_BITS) if seed is None else seed, confinement, released
-        )
+        found = find_submissions(submitted, lesson, say)
+        settings = _settings(found, log.seed if seed is None else seed, time_limit, memory, root)
+        if why := why_no_sandbox():
+            if require_sandbox:
+                raise UserError(f"no working sandbox ({why}); --require-sandbox refuses to grade")
+            say(WARNING.format(why=why))
+            confinement = replace(settings.confinement, sandboxed=False)
+            settings = replace(settings, confinement=confinement)
+        judged = _dask(dask, settings) if dask else _pool(jobs, settings)
         done = log.begin(settings, found)
-        left = [s for s in found if _key(s) not in done]
-        if resume and done:
+        left = [submission for submission in found if _key(submission) not in done]
+        if done:
             say(f"{len(done)} of {len(found)} were graded before")
-        grader = _dask(dask, settings) if dask else _pool(jobs, settings)
         results = list(done.values())
-        new = grader(left)
+        new = judged(left)
         for result in watch(new, len(left)) if watch else new:
             log.add(result)
             results.append(result)
@@ -159,6 +148,18 @@ def grade(
             write_text(out / FEEDBACK / folder_name(result.student) / f"{result.lesson}.html", page)
         write_text(out / GRADES, grades_csv(results))
     return results
+
+
+def _settings(
+    found: Sequence[Submission], seed: int | None, time_limit: int, memory: int, root: Path | None
+) -> Settings:
+    """Put together what all submissions share; the seed is drawn where none is given."""
+    lessons = [find_lesson(name) for name in sorted({submission.lesson for submission in found})]
+    released = {x.name: _code(pristine(x, root)) for x in lessons}
+    confinement = Confinement(
+        True, memory * MEGABYTE, time_limit, imports_of(released), ruled_out(lessons)
+    )
+    return Settings(secrets.randbits(SEED_BITS) if seed is None else seed, confinement, released)
 
 
 def _code(notebook: NotebookNode) -> NotebookNode:
@@ -296,7 +297,7 @@ def grade_one(settings: Settings, submission: Submission) -> SubmissionResult:
             return unjudged(submission, lesson, f"{type(error).__name__}: {one_line(error)}")
 
 
-def _pool(jobs: int, settings: Settings) -> Grader:
+def _pool(jobs: int, settings: Settings) -> Judged:
     """Judge in processes of this machine."""
 
     def graded(submissions: Sequence[Submission]) -> Iterator[SubmissionResult]:
@@ -353,7 +354,7 @@ def _one_by_one(
             return
 
 
-def _dask(address: str, settings: Settings) -> Grader:
+def _dask(address: str, settings: Settings) -> Judged:
     """Judge on the workers of a Dask cluster.
 
     Raises:

@@ -123,6 +123,26 @@ def hide_proc() -> None:
     _call("mount", b"tmpfs", b"/proc", b"tmpfs", flags | 1, b"size=4k,mode=0555")
 
 
+def try_out() -> None:
+    """Shut a child off once, to see whether the system allows it.
+
+    Raises:
+        OSError: It does not.
+    """
+    enter_namespaces()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            hide_proc()
+            drop_privileges()
+            filter_system_calls()
+        except OSError:
+            os._exit(1)
+        os._exit(0 if os.getpid() == 1 else 1)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise OSError(errno.EPERM, "a process cannot be shut off")
+
+
 def limit(limits: Limits) -> None:
     """Cap memory, CPU time, processes, files."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if _has_proc() else 0

@@ -34,7 +34,8 @@ WORKER_FILES = (
     *(f"course/{name}.py" for name in ("__init__", "isolation", "protocol", "worker")),
 )
 PACKAGES = ("torch", "numpy", "transformers", "safetensors", "IPython", "sklearn", "scipy")
-START = "import sys; sys.path[:0] = {paths!r}; from distill_lab.course.worker import main; main()"
+START = "from distill_lab.course.worker import main; main()"
+TRY = "from distill_lab.course.isolation import try_out; try_out()"
 INSIDE = "/worker"
 START_SECONDS = 180  # importing torch and transformers from a cold disk
 WARNING = (
@@ -65,15 +66,25 @@ class Confinement:
 
 @functools.cache
 def why_no_sandbox() -> str:
-    """Try the sandbox once, with a real worker; say why it does not work, or nothing."""
+    """Shut a process off as submissions are, once; say why that does not work, or nothing."""
     if shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
-    try:
-        with Worker(Confinement(True, 1 << 30, 10)) as worker, worker.session() as session:
-            session.channel.close()
-    except WorkerFailed as error:
-        return str(error)
-    return ""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _copy_worker(folder)
+        command = [*_bubblewrap(folder, _sites()), "--", *_python([INSIDE], TRY)]
+        try:
+            tried = subprocess.run(
+                command, capture_output=True, text=True, timeout=START_SECONDS, env=_environment()
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"bwrap does not run ({type(error).__name__})"
+    return "" if tried.returncode == 0 else _last_line(tried.stderr)
+
+
+def _last_line(said: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else "bwrap fails"
 
 
 class WorkerFailed(Exception):
@@ -127,9 +138,8 @@ class Worker:
             receive(self.control, time.monotonic() + START_SECONDS)
         except (ProtocolError, TimeoutError) as error:
             log.seek(0)
-            said = log.read()[-2000:].decode(errors="replace").strip().splitlines()
-            why = said[-1] if said else type(error).__name__
-            raise WorkerFailed(f"the worker does not start: {why}") from None
+            why = _last_line(log.read()[-2000:].decode(errors="replace"))
+            raise WorkerFailed(f"the worker does not start: {why}") from error
 
     def _end(self) -> None:
         self.control.close()  # on which the worker ends by itself
@@ -235,13 +245,20 @@ def _command(confinement: Confinement, folder: Path, descriptor: int) -> list[st
         "imports": confinement.imports,
         "ruled_out": confinement.ruled_out,
     }
-    start = START.format(paths=[inside, *map(str, sites)])
-    # Isolated and without site: no user folder, no .pth file, no path to a checkout.
-    python = [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", start]
+    python = _python([inside, *map(str, sites)], START)
     command = [*python, str(descriptor), json.dumps(settings)]
     if not confinement.sandboxed:
         return command
     return [*_bubblewrap(folder, sites), "--", *command]
+
+
+def _python(paths: Sequence[str], start: str) -> list[str]:
+    """Give the command of a Python that imports from these folders alone.
+
+    Isolated and without site: no user folder, no .pth file, no path to a checkout.
+    """
+    program = f"import sys; sys.path[:0] = {list(paths)!r}; {start}"
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", program]
 
 
 def _sites() -> list[Path]:
