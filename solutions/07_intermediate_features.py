@@ -681,7 +681,7 @@ for name, value in {
 #
 # `unflatten(-1, (heads, -1))` and `transpose(1, 2)` cut the heads, as in lesson 02. Mask the *keys*
 # before the softmax, and take the mean over the *queries* that count. Work with `log_softmax`, as
-# in lesson 03.
+# in lesson 03. In the table below, $A$ stands for the $Q$, $K$ or $V$ of one relation head.
 
 
 # %% exercise="relation_loss"

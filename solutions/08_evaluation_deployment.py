@@ -670,8 +670,8 @@ recall(
 # counts, it says little: high agreement includes the teacher's errors.
 #
 # Do not read the hard-label student's repeats as imitation: it never saw the teacher's answers
-# (though its word embeddings began as the teacher's, lesson 06). Some
-# sentences mislead anybody, and some have the topic of their article and show another.
+# (though its word embeddings were cut from the teacher's, lesson 06). Some sentences mislead anybody, and
+# some have the topic of their article and show another.
 
 # %% [markdown]
 # ## Which of two students is better? A paired bootstrap
