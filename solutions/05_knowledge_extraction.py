@@ -1312,7 +1312,7 @@ def fingerprint(weights: Mapping[str, Tensor], settings: Mapping[str, str | int 
 
 # %%
 fingerprint = use(fingerprint)
-# The last block and the head stand for the whole teacher: the same laws, under a tenth of the bytes.
+# The last block and the head stand for the whole teacher: the same laws, far fewer bytes.
 kept_names = [name for name in teacher.state_dict() if "layer.5." in name or "classifier" in name]
 state = {name: teacher.state_dict()[name].cpu().clone() for name in kept_names}
 settings = {"max_length": data.max_length, "dtype": "float32"}

@@ -237,7 +237,8 @@ print(f"watched: {len(every_twentieth)} sentences; the teacher gets {teacher_per
 # (`bert.embeddings`, `bert.pooler`, and the head `classifier`) is copied too, wherever name and shape agree.
 #
 # One trap: *copy the values, not the parameter.* `student.x.weight = teacher.x.weight` makes both
-# models share one tensor, and training the student then trains the teacher.
+# models share one tensor, and training the student then trains the teacher. `load_state_dict` copies
+# values; so does `a.copy_(b)`, under `torch.no_grad()`.
 
 
 # %% exercise="init_from_teacher_layers"

@@ -458,6 +458,10 @@ def _top_k_tail(answer: Answer, generator: torch.Generator) -> None:
                 "log_tail is the logsumexp of the bare logits: take log_softmax first.": _others(
                     logits, k
                 ).logsumexp(-1),
+                "the kept classes are in the tail too, each with probability 1: to leave a class "
+                "out put −∞ in its place, the log of 0, and not 0, the log of 1.": torch.cat(
+                    [rest, torch.zeros_like(kept)], dim=-1
+                ).logsumexp(-1),
                 "log_tail is the log of the mean of the other probabilities: expected the log of "
                 "their sum.": right - math.log(rest.shape[-1]),
                 "log_tail is the mean of the other logs: add the probabilities, then take the "

@@ -955,9 +955,8 @@ def _epoch_loss(answer: Answer, generator: torch.Generator) -> None:
             "it is not the mean over all examples of the losses that the steps were taken against.",
             unlike={
                 "this is the mean over the batches: an example of the smaller last batch then "
-                "weighs more than others. Weigh each batch's loss by its number of rows.": (
-                    each.mean()
-                ),
+                "weighs more than others. Weigh each batch's loss by its number of rows (not by "
+                "len(batch): a batch is a dict, and that counts its keys).": (each.mean()),
                 "this is the sum of the batches' losses: expected the mean over the examples.": (
                     each.sum()
                 ),
@@ -1097,7 +1096,8 @@ def _resampled(
     drawn = torch.randint(len(sizes), (20_000, len(sizes)), generator=generator)
     if once:
         present = torch.zeros(drawn.shape).double().scatter(1, drawn, 1.0)
-        return (present @ sums) / (present @ sizes)
+        kept: Tensor = (present @ sums) / (present @ sizes)
+        return kept
     means: Tensor = sums[drawn].sum(1) / sizes[drawn].sum(1)
     return (sums / sizes)[drawn].mean(1) if of_means else means
 
@@ -1187,8 +1187,18 @@ def _bootstrap_groups(answer: Answer, generator: torch.Generator) -> None:
         ),
     ):
         inputs: Inputs = {"values": torch.tensor(values), "groups": torch.tensor(groups)}
+        ends = _interval(answer, **inputs)
+        require(
+            bool(ends[0] > min(values) - 0.01 and ends[1] < max(values) + 0.01),
+            "no resample has a mean below the smallest value or above the largest, and this "
+            "interval goes beyond them, as mean ± 1.96 standard errors may: expected percentiles "
+            "of the resampled means.",
+            inputs=inputs,
+            expected=torch.tensor(expected),
+            actual=ends,
+        )
         compare(
-            _interval(answer, **inputs),
+            ends,
             torch.tensor(expected),
             reason,
             unlike={
@@ -1196,6 +1206,10 @@ def _bootstrap_groups(answer: Answer, generator: torch.Generator) -> None:
                 "that some groups come twice and others not at all.": torch.tensor(values)
                 .mean()
                 .repeat(2),
+                "both ends are the smallest mean: np.percentile counts from 0 to 100, so the ends "
+                "are at 2.5 and 97.5 (at 0.025 and 0.975 for np.quantile and torch.quantile).": (
+                    torch.tensor(values).min().repeat(2)
+                ),
             },
             inputs=inputs,
         )
@@ -1215,6 +1229,12 @@ def _bootstrap_groups(answer: Answer, generator: torch.Generator) -> None:
             "a group that is drawn twice counts only once here (isin and sets do that): it brings "
             "its examples as often as it is drawn.": _resampled(values, groups, once=True).quantile(
                 torch.tensor(LEVELS).double()
+            ),
+            "a resample holds one group here: of G groups it draws G.": (
+                torch.stack([values[groups == g].mean() for g in groups.unique()])
+                .double()
+                .repeat(200)
+                .quantile(torch.tensor(LEVELS).double())
             ),
             "this is a 90 % interval: 95 % leaves out 2.5 % at each end.": means.quantile(
                 torch.tensor([0.05, 0.95]).double()

@@ -236,6 +236,13 @@ def tail_of_bare_logits(logits, k):
     return _packed(values, classes, _tail(logits, classes))
 
 
+def kept_masked_with_zero(logits, k):
+    log_p = logits.log_softmax(-1)
+    values, classes = log_p.topk(k)
+    tail = log_p.scatter(-1, classes, 0.0).logsumexp(-1)
+    return {"top_log_probs": values, "top_classes": classes, "log_tail": tail}
+
+
 def tail_a_class(logits, k):
     log_probs = logits.log_softmax(-1)
     values, classes = log_probs.topk(k)
@@ -488,6 +495,7 @@ MUTANTS: list[Mutant] = [
     Mutant("top_k_compress", two_parts, "kept", "expected a dict with top_log_probs"),
     Mutant("top_k_compress", tail_not_logged, "log_tail", "the probability itself"),
     Mutant("top_k_compress", tail_of_bare_logits, "log_tail", "logsumexp of the bare logits"),
+    Mutant("top_k_compress", kept_masked_with_zero, "log_tail", "and not 0, the log of 1"),
     Mutant("top_k_compress", tail_a_class, "log_tail", "the log of the mean"),
     Mutant("top_k_compress", next_class_for_the_tail, "log_tail", "the largest of the other"),
     Mutant("top_k_compress", nothing_taken_out, "log_tail", "the log of 1"),

@@ -478,6 +478,12 @@ def only_measures(student, batches, optimizer, *, temperature=2.0, alpha=0.5):
     return _mean(losses, batches)
 
 
+def weighed_by_keys(student, batches, optimizer, *, temperature=2.0, alpha=0.5):
+    student.train()
+    losses = [_whole_step(student, b, optimizer, temperature, alpha) for b in batches]
+    return float(np.average(losses, weights=[len(batch) for batch in batches]))
+
+
 def mean_of_batches(student, batches, optimizer, *, temperature=2.0, alpha=0.5):
     student.train()
     losses = [_whole_step(student, b, optimizer, temperature, alpha) for b in batches]
@@ -563,6 +569,22 @@ def drawn_twice_counted_once(values, groups, resamples=2000, seed=0):
     random = np.random.default_rng(seed)
     drawn = [np.unique(random.integers(len(sums), size=len(sums))) for _ in range(resamples)]
     return _ends([sums[d].sum() / sizes[d].sum() for d in drawn])
+
+
+def percent_as_shares(values, groups, resamples=2000, seed=0):
+    low, high = np.percentile(_means(values, groups, resamples, seed), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def normal_interval(values, groups, resamples=2000, seed=0):
+    means = _means(values, groups, resamples, seed)
+    return means.mean() - 1.96 * means.std(), means.mean() + 1.96 * means.std()
+
+
+def one_group_a_resample(values, groups, resamples=2000, seed=0):
+    sums, sizes = _group_sums(values, groups)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=resamples)
+    return _ends(sums[drawn] / sizes[drawn])
 
 
 def one_standard_error(values, groups, resamples=2000, seed=0):
@@ -694,6 +716,7 @@ MUTANTS: list[Mutant] = [
     Mutant("distillation_step", gives_the_soft_term, "loss_before", "the soft term alone"),
     Mutant("distillation_step", other_defaults, "defaults", "T = 2 and alpha = 0.5"),
     Mutant("distillation_step", takes_the_labels_out, "inputs_unchanged", "it changes batch"),
+    Mutant("train_epoch", weighed_by_keys, "mean_loss", "that counts its keys"),
     Mutant("train_epoch", stale_gradients, "every_batch", "optimizer.zero_grad() belongs"),
     Mutant("train_epoch", returns_in_the_loop, "every_batch", "only the first batch"),
     Mutant("train_epoch", step_after_the_loop, "every_batch", "only the last batch"),
@@ -715,6 +738,9 @@ MUTANTS: list[Mutant] = [
     Mutant("bootstrap_interval", without_replacement, "whole_groups", "Draw with replacement"),
     Mutant("bootstrap_interval", ninety_percent, "whole_groups", "a 90 % interval"),
     Mutant("bootstrap_interval", drawn_twice_counted_once, "whole_groups", "counts only once"),
+    Mutant("bootstrap_interval", percent_as_shares, "whole_groups", "counts from 0 to 100"),
+    Mutant("bootstrap_interval", normal_interval, "whole_groups", "goes beyond them"),
+    Mutant("bootstrap_interval", one_group_a_resample, "whole_groups", "holds one group"),
     Mutant("bootstrap_interval", one_standard_error, "whole_groups", "± one standard error"),
     Mutant("bootstrap_interval", of_the_values, "whole_groups", "of the values themselves"),
     Mutant("bootstrap_interval", one_number, "whole_groups", "expected two numbers"),
