@@ -1129,8 +1129,8 @@ table(
 # %% [markdown]
 # - **On five classes do not compress.** Two kept classes take the bytes of the full row and lose
 #   something; four are exact (a tail of one class *is* that class) and take nearly twice the bytes.
-# - **On a large head** the error falls with $k$, faster the surer the model is. A hundred classes
-#   take less than a hundredth of the row's bytes.
+# - **On a large head** the error at $T = 1$ falls with $k$, faster the surer the model is. A hundred
+#   classes take less than a hundredth of the row's bytes.
 # - **Look at the temperature you will train at.** The parts are stored for $T = 1$. Compare the
 #   panels at a hundred classes (804 bytes, the last table): the sure model, $a = 2$, has the
 #   smallest error of the three at $T = 1$ and the largest at $T = 2$. Three things happen. A higher
