@@ -226,15 +226,15 @@ class _Released:
     """The code of the lesson as released, to tell it from what students wrote.
 
     Attributes:
-        stubs: The text of the answer cells, by exercise.
-        shown: The source of all other code cells, by their text.
+        stubs: The source of the answer cells, by their text.
+        shown: The source of all other code cells, checks aside, by their text.
         imports: The first that imports; None if there is none.
     """
 
     def __init__(self, lesson: Lesson, notebook: NotebookNode) -> None:
         self.ids = [exercise.id for exercise in lesson.exercises]
         parts = [_part(cell) for cell in notebook.cells if cell.cell_type == "code"]
-        self.stubs = {part.answer: part.text for part in parts if part.answer in self.ids}
+        self.stubs = {part.text: part.source for part in parts if part.answer in self.ids}
         shown = [p for p in parts if p.answer not in self.ids and self.is_students(p)]
         self.shown = {part.text: part.source for part in shown}
         self.imports = next((p.source for p in shown if _IMPORT.search(p.source)), None)
@@ -251,7 +251,7 @@ class _Released:
 
     def is_stub(self, part: _Part) -> bool:
         """Whether it is an answer cell as it was released."""
-        return part.text in self.stubs.values()
+        return part.text in self.stubs
 
 
 def _check_length(parts: Sequence[_Part]) -> None:
@@ -352,10 +352,10 @@ def _cells(part: _Part, answers: Mapping[str, _Part], known: _Released) -> Itera
     if part.text in known.shown:
         yield Cell(known.shown[part.text], released=True)
         return
-    stub = known.is_stub(part)
+    stub = known.stubs.get(part.text)
     held = [id for id, answer in answers.items() if answer is part]
-    if held or not stub:  # a stub beside the answer would take its place
-        yield Cell(part.source, held[0] if held else None, stub)
+    if held or stub is None:  # a stub beside the answer would take its place
+        yield Cell(stub or part.source, held[0] if held else None, stub is not None)
     yield from (Cell("", id) for id in held[1:])
 
 

@@ -15,7 +15,7 @@ import unicodedata
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,7 +45,7 @@ __all__ = [
 
 LARGEST_TOTAL = 2_000_000_000  # bytes of all notebooks, unpacked: they are held in memory
 LARGEST_RATIO = 500  # of a notebook in a ZIP to what it is packed to
-LARGEST_READ = 1 << 24  # bytes of a ZIP at once; its list of entries is read at once
+LARGEST_READ = 24_000_000  # bytes of a ZIP at once: a notebook, or its list of entries
 MOST_ENTRIES = 100_000  # files and folders
 DEEPEST = 12  # folders in one another
 LONGEST_PATH = 1_024  # characters, in a ZIP
@@ -144,17 +144,14 @@ class _File:
     """A notebook that was found.
 
     Attributes:
-        parts: Its path.
+        parts: Its path, by which its student is told.
         read: Gives its content. Raises ``Unreadable``.
+        origin: Its path, for messages.
     """
 
     parts: tuple[str, ...]
     read: Callable[[], bytes]
-
-    @property
-    def origin(self) -> str:
-        """Its path, for messages."""
-        return _shown("/".join(self.parts))
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ class _Owner:
 
 def _owner(parts: Sequence[str]) -> _Owner | None:
     """Tell whose a notebook is by its path."""
-    *folders, file = parts
+    *folders, file = parts or ("",)
     for k, part in enumerate(parts):
         if found := _MOODLE.fullmatch(part):
             others = (*folders[:k], *folders[k + 1 :], file if k < len(folders) else found[3] or "")
@@ -313,14 +310,7 @@ def _files(path: Path, say: Callable[[str], None]) -> Iterator[list[_File]]:
             raise UserError(f"{shown} is nbgrader's whole course; give its folder submitted")
         yield sorted(_in_folder(path, say), key=lambda file: file.parts)
     elif path.is_file():
-        try:
-            archive = zipfile.ZipFile(_Bounded(io.FileIO(path)))
-        except Exception as error:  # of many kinds, as the file may hold anything
-            raise UserError(
-                f"{shown} is no ZIP, or a damaged one ({type(error).__name__}); give it as it was "
-                "downloaded, or a folder"
-            ) from error
-        with archive:
+        with _opened(path) as archive:
             yield sorted(_unwrapped(_in_zip(archive, say)), key=lambda file: file.parts)
     else:
         raise UserError(f"{shown} does not exist or is no plain file; give a folder or a ZIP")
@@ -359,7 +349,8 @@ def _in_folder(root: Path, say: Callable[[str], None]) -> list[_File]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting += [here] if len(here) < DEEPEST else []
                     elif _is_notebook(entry.name):
-                        files.append(_File(here, partial(_read_file, root.joinpath(*here))))
+                        read = partial(_read_file, root.joinpath(*here))
+                        files.append(_File(here, read, _shown("/".join(here))))
                     elif entry.is_symlink():
                         links.append(_shown("/".join(here)))
         except OSError as error:
@@ -405,9 +396,30 @@ class _Bounded(io.BufferedReader):
     """A file of which nobody reads much at once, as a ZIP's list of entries could ask for."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= LARGEST_READ:
-            raise zipfile.BadZipFile("its list of entries is too long")
-        return super().read(size)
+        rest = size is None or size < 0
+        data = super().read(LARGEST_READ + 1 if rest else min(size or 0, LARGEST_READ + 1))
+        if len(data) > LARGEST_READ:
+            raise zipfile.BadZipFile("too much at once")
+        return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a ZIP.
+
+    Raises:
+        UserError: It is none, or damaged.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_Bounded(io.FileIO(path)))
+            archive = stack.enter_context(zipfile.ZipFile(file))
+        except Exception as error:  # of many kinds, as the file may hold anything
+            raise UserError(
+                f"{_shown(str(path))} is no ZIP, or a damaged one ({type(error).__name__}); give "
+                "it as it was downloaded, or a folder"
+            ) from error
+        yield archive
 
 
 def _in_zip(archive: zipfile.ZipFile, say: Callable[[str], None]) -> list[_File]:
@@ -420,12 +432,13 @@ def _in_zip(archive: zipfile.ZipFile, say: Callable[[str], None]) -> list[_File]
     files, leading_out = [], []
     for entry in archive.infolist():
         parts = tuple(re.split(r"[/\\]", entry.orig_filename))
-        if entry.is_dir() or not _is_notebook(parts[-1]):
+        if not _is_notebook(parts[-1]):  # nor a folder: its name ends in a slash
             continue
         if _leads_out(parts) or len(entry.orig_filename) > LONGEST_PATH:
             leading_out.append(_shown(entry.orig_filename))
         elif not any(map(_PASSED_OVER.fullmatch, parts)):
-            files.append(_File(parts, partial(_read_entry, archive, entry)))
+            read = partial(_read_entry, archive, entry)
+            files.append(_File(parts, read, _shown("/".join(parts))))
     if leading_out:
         say(f"passed over, as their paths lead out of the ZIP: {_named(leading_out)}")
     return files
@@ -437,10 +450,11 @@ def _leads_out(parts: Sequence[str]) -> bool:
 
 
 def _unwrapped(files: Sequence[_File]) -> list[_File]:
-    """Leave out a folder around everything, where students can be told without it."""
+    """Leave out a folder around everything, where others in it can be the students."""
+    students = {owner.name if (owner := _owner(file.parts)) else "" for file in files}
     inside = [replace(file, parts=file.parts[1:]) for file in files]
-    one = len({file.parts[0] for file in files}) == 1
-    return inside if one and all(x.parts and _owner(x.parts) for x in inside) else list(files)
+    around = students == {_line(file.parts[0]) for file in files} and len(students) == 1
+    return inside if around and all(_owner(file.parts) for file in inside) else list(files)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -486,7 +500,7 @@ def folder_name(student: str) -> str:
         for c in unicodedata.normalize("NFC", student)
     )[:80]
     plain = re.sub(r"^[ .\-]|[ .]$", "_", plain)
-    if _DEVICE.fullmatch(plain):
+    if not plain or _DEVICE.fullmatch(plain):
         plain = f"_{plain}"
     folded = unicodedata.normalize("NFC", student.casefold())
     usual = folded.title() if " " in folded else folded
