@@ -151,6 +151,8 @@ def unpack(text: bytes, tensors: bytes) -> Any:
         ProtocolError: It is none.
     """
     try:
+        if int.from_bytes(tensors[:8], "little") > LONGEST_JSON:  # of safetensors' own header
+            raise ProtocolError("a message holds too many tensors")
         stored = safetensors.torch.load(tensors) if tensors else {}
         if any(tensor.dtype not in DTYPES for tensor in stored.values()):
             raise ProtocolError("a message holds a tensor of an unknown dtype")
@@ -161,7 +163,7 @@ def unpack(text: bytes, tensors: bytes) -> Any:
         raise ProtocolError(f"a message cannot be read ({type(error).__name__})") from None
 
 
-def _value(plain: Any, stored: Mapping[str, Tensor], depth: int) -> Any:
+def _value(plain: Any, stored: dict[str, Tensor], depth: int) -> Any:
     if depth > DEEPEST:
         raise ProtocolError(f"a message is nested more than {DEEPEST} deep")
     if isinstance(plain, SCALARS):
@@ -172,7 +174,7 @@ def _value(plain: Any, stored: Mapping[str, Tensor], depth: int) -> Any:
     if kind == "tensor":
         name, order = part
         back = sorted(range(len(order)), key=order.__getitem__)
-        return stored[name].permute(back)
+        return stored.pop(name).permute(back)  # once: many times the same would grow when copied
     if kind == "foreign":
         return foreign(str(part))
     if kind == "object":
@@ -184,7 +186,7 @@ def _value(plain: Any, stored: Mapping[str, Tensor], depth: int) -> Any:
     return {"list": list, "tuple": tuple}[kind](values)
 
 
-def _mapping(pairs: Any, stored: Mapping[str, Tensor], depth: int) -> dict[Any, Any]:
+def _mapping(pairs: Any, stored: dict[str, Tensor], depth: int) -> dict[Any, Any]:
     return {_value(key, stored, depth + 1): _value(part, stored, depth + 1) for key, part in pairs}
 
 
@@ -223,7 +225,8 @@ def receive(channel: socket.socket, deadline: float | None = None) -> Any:
     if magic != MAGIC or version != VERSION:
         raise ProtocolError("what came is no message of this protocol's version")
     if text > LONGEST_JSON or tensors > LONGEST_TENSORS:
-        raise ProtocolError(f"a message of {text + tensors} bytes is longer than one may be")
+        # Of how many bytes, it chooses: that would tell of what it has been asked.
+        raise ProtocolError("a message is longer than one may be")
     return unpack(_exactly(channel, text, deadline), _exactly(channel, tensors, deadline))
 
 

@@ -303,11 +303,11 @@ def answer_questions(channel: socket.socket, where: Mapping[str, Any]) -> None:
             reply = answered(answer, question, channel)
             try:
                 send(channel, {"token": question["token"], **reply})
-            except ProtocolError as error:
-                if isinstance(error, Closed):
-                    raise
-                refused = {"raised": ["ValueError", one_line(error), ""], "stub": False}
-                send(channel, {"token": question["token"], **refused})
+            except Closed:
+                raise
+            except Exception as error:  # a value that cannot travel
+                kind = "ValueError" if isinstance(error, ProtocolError) else type(error).__name__
+                send(channel, {"token": question["token"], **_refused(kind, error)})
 
 
 def _seed(seed: int) -> None:
@@ -458,6 +458,12 @@ def answered(
         return {"raised": said, "stub": answer.is_stub}
     except Broken as broken:
         return {"broken": broken.reason}
+    except Exception as error:  # a value that cannot be copied
+        return _refused(type(error).__name__, error)
+
+
+def _refused(kind: str, error: Exception) -> dict[str, Any]:
+    return {"raised": [kind, one_line(error), ""], "stub": False}
 
 
 class _RemoteCall:
