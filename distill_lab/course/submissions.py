@@ -119,12 +119,10 @@ def find_submissions(
         owned = [(owner, file) for file in files if (owner := _owner(file.parts))]
         strays = [file.origin for file in files if not _owner(file.parts)]
         found = list(_submissions(owned, lesson))
+    wanted = [lesson.name] if lesson else _lesson_names()
+    found = _taken_as(lesson, found) if lesson else found
     unplaced = [s.origin for _, s in found if not s.lesson]
-    if lesson is not None:
-        found = _taken_as(lesson, found)
-        unplaced = [s.origin for _, s in found if not s.lesson]
-        found = [(owner, s) for owner, s in found if s.lesson in (lesson.name, "")]
-    submissions = _told_apart([(owner, s) for owner, s in found if s.lesson])
+    submissions = _told_apart([(owner, s) for owner, s in found if s.lesson in wanted])
     if not submissions:
         what = f"of {lesson.name}" if lesson else "of a student and a lesson that can be told"
         named = _named(unplaced or strays or [file.origin for file in files])
