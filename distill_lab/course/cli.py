@@ -250,7 +250,10 @@ def grade(
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Send submissions to this Dask scheduler")
     ] = None,
-    root: Root = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The course's folder; else the lessons installed"),
+    ] = None,
 ) -> None:
     """Grade what students handed in; their code runs in a sandbox."""
     import os

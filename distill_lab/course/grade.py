@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import secrets
 import signal
 import threading
@@ -21,8 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from filelock import FileLock, Timeout
 
+import distill_lab
 from distill_lab.course.feedback import feedback_html
 from distill_lab.course.isolation import die_with_parent
 from distill_lab.course.judging import (
@@ -36,7 +39,7 @@ from distill_lab.course.judging import (
 from distill_lab.course.notebooks import pristine
 from distill_lab.course.results import SubmissionResult, grades_csv
 from distill_lab.course.sandbox import WARNING, Confinement, WorkerFailed, why_no_sandbox
-from distill_lab.course.submissions import Submission, find_submissions, folder_name
+from distill_lab.course.submissions import Submission, find_submissions, folder_names
 from distill_lab.errors import UserError
 from distill_lab.exercises.local import one_line
 from distill_lab.exercises.registry import Lesson, find_lesson
@@ -73,6 +76,11 @@ class Settings:
         return {
             "grading": LOG_VERSION,
             "seed": self.seed,
+            "versions": {
+                "distill_lab": distill_lab.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
             "time_limit": self.confinement.seconds,
             "memory": self.confinement.memory // MEGABYTE,
             "sandbox": self.confinement.sandboxed,
@@ -143,9 +151,10 @@ def grade(
             log.add(result)
             results.append(result)
         results.sort(key=lambda r: (r.student, r.lesson))
+        folders = folder_names(result.student for result in results)
         for result in results:
             page = feedback_html(result, find_lesson(result.lesson))
-            write_text(out / FEEDBACK / folder_name(result.student) / f"{result.lesson}.html", page)
+            write_text(out / FEEDBACK / folders[result.student] / f"{result.lesson}.html", page)
         write_text(out / GRADES, grades_csv(results))
     return results
 
@@ -316,13 +325,15 @@ def _pool(jobs: int, settings: Settings) -> Judged:
 
 def _processes(jobs: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_process)
+    return ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_begin_process, initargs=(os.getpid(),)
+    )
 
 
-def _begin_process() -> None:
+def _begin_process(parent: int) -> None:
     """Leave an interrupt to the process that started this one, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
+    die_with_parent(parent)
 
 
 def _through(

@@ -151,7 +151,7 @@ class _stopping:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, TimeoutError):
             raise AnswerStopped(
-                f"it takes longer than {self.answer.seconds:g} seconds (--time-limit)"
+                f"it takes longer than the {self.answer.seconds:g} seconds it may take"
             ) from None
         if isinstance(error, Closed):
             raise AnswerStopped("its process has ended") from None
@@ -270,7 +270,7 @@ class Judge:
             with self._warm().session() as session:
                 ended = session
                 answer = RemoteAnswer(session.channel, self.confinement.seconds)
-                left = answer.begin({**begin, "seed": _worker_seed(seed, exercise)})
+                left = answer.begin({**begin, "seed": _worker_seed(exercise)})
                 if lacking := _lacking(left):
                     return lacking
                 verdict = judge_answer(exercise, answer, seed=seed)
@@ -304,10 +304,9 @@ def _ended(session: Session | None, stopped: str) -> str:
     return ended if ended and stopped == "its process has ended" else stopped
 
 
-def _worker_seed(seed: int, exercise: Exercise) -> int:
-    """Give the seed of a submission's own random numbers, which tells nothing about the judge's."""
-    digest = hashlib.sha256(f"{seed} {exercise.id}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
+def _worker_seed(exercise: Exercise) -> int:
+    """Give the seed of a submission's own random numbers: no secret, so nothing can tell one."""
+    return int.from_bytes(hashlib.sha256(exercise.id.encode()).digest()[:6], "big")
 
 
 def _lacking(left: Mapping[str, Any]) -> _Judged | None:

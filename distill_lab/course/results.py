@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 ContractStatus = Literal["passed", "failed", "untried"]
 Status = Literal[
-    "passed",  # every contract holds
+    "passed",  # every contract that carries points holds
     "partly",  # some points
     "failed",  # attempted, no points
     "not attempted",  # the stub still stands, or something of the library in its place

@@ -190,7 +190,7 @@ class Worker:
             self._end()
             return "it ended the worker"
         if how["memory"]:
-            return "it takes more memory than --memory allows"
+            return "it takes more memory than it may"
         if how["exit"] is None:
             return ""
         if how["exit"] == -signal.SIGXCPU or how["exit"] == -signal.SIGKILL:
@@ -273,6 +273,15 @@ def _sites() -> list[Path]:
     return found
 
 
+def _answers(prefixes: Sequence[Path]) -> list[Path]:
+    """Give the folders that hold the library with its answers: the checkout, or the installed."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent if (package.parent / "solutions").is_dir() else package
+    patterns = ("distill_lab", "lib/python3*/*-packages/distill_lab")
+    installed = [path for prefix in prefixes for one in patterns for path in prefix.glob(one)]
+    return [checkout, *(path for path in installed if path.is_dir() and path != checkout)]
+
+
 def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
     """Give bubblewrap's options: an allow-list of what is seen, all of it read-only."""
     options = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
@@ -295,7 +304,7 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
     prefixes = [Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve(), *sites]
     executable = Path(os.path.realpath(sys.executable)).parent.parent
     for path in map(str, [executable, *prefixes]):
-        if not path.startswith("/usr/"):
+        if path != "/" and not path.startswith("/usr/"):
             shown[path] = ["--ro-bind", path, path]
     made: set[str] = set()
     for path, option in shown.items():
@@ -304,9 +313,12 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
                 options += ["--perms", "0755", "--dir", str(parent)]
                 made.add(str(parent))
         options += option
-    for site in sites:
-        if (site / "distill_lab").is_dir():  # installed, not a checkout: the answers are in it
-            options += ["--tmpfs", str(site / "distill_lab")]
+    for place in _answers(prefixes):  # where something that is shown holds them
+        if any(place.is_relative_to(path) for path in shown):
+            options += ["--tmpfs", str(place)]
+            for path in sites:
+                if path.is_relative_to(place):
+                    options += ["--ro-bind", str(path), str(path)]
     options += ["--ro-bind", str(folder), INSIDE]
     options += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]

@@ -14,7 +14,7 @@ import stat
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -485,28 +485,43 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 # --- names --------------------------------------------------------------------------------------
 
 
-def folder_name(student: str) -> str:
-    """Give the name of a student's folder, for any text.
+def folder_names(students: Iterable[str]) -> dict[str, str]:
+    """Give each student's folder its name, for any texts.
 
-    It is good on every common file system, and different for every student even where the case of
-    letters or the way accents are written makes no difference. A login in small letters
-    (``ada_l1``) and a full name in capitals (``Ada Lovelace``) are the folder's name as they are;
-    others end in ``~`` and a fingerprint.
+    The names are good on every common file system, and differ even where the case of letters or the
+    way accents are written makes no difference. A plain name (``ada_l1``, ``Ada Lovelace``) is the
+    folder's as it is; others, and those that a file system may take for one, end in ``~`` and a
+    fingerprint.
     """
+    different = set(students)
+    alike = Counter(map(_folded, different))
+    names = {}
+    for student in different:
+        plain = _portable(student)
+        alone = student == plain and alike[_folded(student)] == 1
+        names[student] = plain if alone else _with_fingerprint(plain, student)
+    return names
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _portable(text: str) -> str:
     plain = "".join(
         c if c.isalnum() or c in " _-.,'()" or unicodedata.category(c)[0] == "M" else "_"
-        for c in unicodedata.normalize("NFC", student)
+        for c in unicodedata.normalize("NFC", text)
     )[:80]
     plain = re.sub(r"^[ .\-]|[ .]$", "_", plain)
     if not plain or _DEVICE.fullmatch(plain):
         plain = f"_{plain}"
-    folded = unicodedata.normalize("NFC", student.casefold())
-    usual = folded.title() if " " in folded else folded
-    if student and student == plain == usual and len(plain.encode("utf-8")) <= 160:
-        return plain
     while len(plain.encode("utf-8")) > 160:
         plain = plain[:-1]
-    return f"{plain}~{hashlib.sha256(student.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    return plain
+
+
+def _with_fingerprint(plain: str, text: str) -> str:
+    return f"{plain}~{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def _line(text: str) -> str:
