@@ -41,7 +41,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     with told_as_user_error(path):
         _remove(temporary)
         try:
-            _make_parent(path)
+            make_folder(path.parent)
             yield temporary
             if path.is_dir() and temporary.is_dir():  # a file never takes a folder's place
                 _remove(path)
@@ -50,9 +50,15 @@ def written_whole(path: Path) -> Iterator[Path]:
             _remove(temporary)
 
 
-def _make_parent(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in, where they are missing.
+
+    Raises:
+        UserError: The place takes no folders.
+        OSError: It may not be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # what /proc says, which takes no folders
         raise UserError(f"{path} cannot be made; choose another folder") from error
 

@@ -261,21 +261,25 @@ def grade(
     from distill_lab.course.grade import GRADES, grade
     from distill_lab.exercises.registry import find_lesson
 
-    results = grade(
-        submitted,
-        out,
-        lesson=find_lesson(lesson) if lesson is not None else None,
-        jobs=jobs or len(os.sched_getaffinity(0)),
-        seed=seed,
-        time_limit=time_limit,
-        memory=memory,
-        require_sandbox=require_sandbox,
-        resume=resume,
-        dask=dask,
-        root=root,
-        say=lambda line: print(line, file=sys.stderr),
-        watch=_bar,
-    )
+    try:
+        results = grade(
+            submitted,
+            out,
+            lesson=find_lesson(lesson) if lesson is not None else None,
+            jobs=jobs or len(os.sched_getaffinity(0)),
+            seed=seed,
+            time_limit=time_limit,
+            memory=memory,
+            require_sandbox=require_sandbox,
+            resume=resume,
+            dask=dask,
+            root=root,
+            say=lambda line: print(line, file=sys.stderr),
+            watch=_bar,
+        )
+    except KeyboardInterrupt:
+        print("\ndistill-lab: interrupted; go on with --resume", file=sys.stderr)
+        raise typer.Exit(130) from None
     reached = sum(result.points for result in results)
     possible = sum(result.possible for result in results)
     _print(f"{len(results)} submissions graded, {reached:g} of {possible:g} points: {out / GRADES}")

@@ -43,7 +43,7 @@ from distill_lab.course.submissions import Submission, find_submissions, folder_
 from distill_lab.errors import UserError
 from distill_lab.exercises.local import one_line
 from distill_lab.exercises.registry import Lesson, find_lesson
-from distill_lab.files import told_as_user_error, write_text
+from distill_lab.files import make_folder, told_as_user_error, write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -194,7 +194,7 @@ def _only_one(out: Path) -> Iterator[None]:
     with told_as_user_error(out):
         if out.exists() and not out.is_dir():
             raise UserError(f"--out {out} is a file; give a folder")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         lock = FileLock(out / LOCK)
         try:
             lock.acquire(timeout=0)

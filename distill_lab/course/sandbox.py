@@ -316,9 +316,9 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
     for place in _answers(prefixes):  # where something that is shown holds them
         if any(place.is_relative_to(path) for path in shown):
             options += ["--tmpfs", str(place)]
-            for path in sites:
-                if path.is_relative_to(place):
-                    options += ["--ro-bind", str(path), str(path)]
+            for site in sites:
+                if site.is_relative_to(place):
+                    options += ["--ro-bind", str(site), str(site)]
     options += ["--ro-bind", str(folder), INSIDE]
     options += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]

@@ -39,7 +39,7 @@ __all__ = [
     "Submission",
     "Unreadable",
     "find_submissions",
-    "folder_name",
+    "folder_names",
     "read_script",
 ]
 
