@@ -386,7 +386,7 @@ def _dask(address: str, settings: Settings) -> Judged:
         ) from error
 
     def graded(submissions: Sequence[Submission]) -> Iterator[SubmissionResult]:
-        with client:
+        with client, client.as_current():
             shared = client.scatter(settings, broadcast=True)
             futures = [client.submit(grade_one, shared, s, pure=False) for s in submissions]
             try:
