@@ -359,7 +359,7 @@ def test_its_tmp_has_an_end(found: Mapping[str, Any]) -> None:
 def test_how_it_ended_is_told(found: Mapping[str, Any], how: str) -> None:
     value, ended, _, _ = found[how]
     assert value is None
-    told = {"children": "it takes more memory than --memory allows"}
+    told = {"children": "it takes more memory than it may"}
     assert ended == told.get(how, "it ended its own process")
 
 

@@ -58,12 +58,7 @@ def travelled(value: Any) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two values are alike, to the last bit and to the order of axes in memory."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return (
-            (a.dtype, a.shape) == (b.dtype, b.shape)
-            and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-            if a.dim() and a.numel()
-            else (a.dtype, a.shape, str(a)) == (b.dtype, b.shape, str(b))
-        )
+        return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(_bytes(a), _bytes(b))
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
@@ -76,6 +71,10 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 # --- values -------------------------------------------------------------------------------------
