@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import secrets
 import signal
 import threading
@@ -53,6 +54,7 @@ LOG_VERSION = 1
 SEED_BITS = 48
 DASK_SECONDS = 10  # to reach the scheduler
 MEGABYTE = 1 << 20
+JUDGES_MEMORY = 4 << 30  # bytes of data
 
 Judged = Callable[[Sequence[Submission]], Iterator[SubmissionResult]]
 
@@ -334,6 +336,9 @@ def _begin_process(parent: int) -> None:
     """Leave an interrupt to the process that started this one, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
+    # What a submission answers may make a sum of the judge's large: better an error than the
+    # machine's memory.
+    resource.setrlimit(resource.RLIMIT_DATA, (JUDGES_MEMORY, JUDGES_MEMORY))
 
 
 def _through(

@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -69,11 +69,17 @@ class RemoteAnswer:
         return found
 
     def raised(self, **inputs: Any) -> str | None:
-        kind = self._ask("raised", inputs)
-        return None if kind is None else str(kind)
+        # Asked as any value is, so that nothing on the other side knows when to raise but by
+        # looking at the inputs.
+        try:
+            self._ask("value", inputs)
+        except AnswerRaised as error:
+            return error.kind
+        return None
 
     def changed(self, **inputs: Any) -> list[str]:
-        return [name for name in inputs if name in self._ask("changed", inputs)]
+        changed = self._ask("changed", inputs)
+        return [name for name in inputs if name in changed]
 
     def after(self, name: str, **inputs: Any) -> tuple[Any, dict[str, Tensor]]:
         timers: dict[str, Any] = {}
@@ -95,7 +101,7 @@ class RemoteAnswer:
             AnswerStopped: They take too long, or end the process.
         """
         with _stopping(self):
-            send(self.channel, first, self._deadline())
+            self._sent(first)
             return _fields(self._received())
 
     def _ask(
@@ -113,14 +119,16 @@ class RemoteAnswer:
             if waiting(self.channel):
                 raise ProtocolError("it answers before it is asked")
             question = {"token": token, "op": op, "inputs": sent, "names": list(names)}
-            send(self.channel, question, self._deadline())
+            self._sent(question)
             for _ in range(MOST_CALLS):
                 reply = _fields(self._received())
                 if reply.get("token") != token:
                     raise ProtocolError("its answer belongs to no question")
                 if "asks" not in reply:
                     break
-                send(self.channel, _timed(reply, timers), self._deadline())
+                self._sent(_clock(reply, timers))
+            else:
+                raise ProtocolError(f"it asks for a clock more than {MOST_CALLS} times")
         if "value" in reply:
             return reply["value"]
         if "broken" in reply:
@@ -129,13 +137,17 @@ class RemoteAnswer:
         self.is_stub = self.is_stub or bool(reply.get("stub"))
         raise AnswerRaised(kind, detail, line or None, inputs)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self.left
+    def _sent(self, value: Any) -> None:
+        self._timed(send, self.channel, value)
 
     def _received(self) -> Any:
+        return self._timed(receive, self.channel)
+
+    def _timed(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Send or receive, in the time that is left; whoever reads slowly uses it up too."""
         start = time.monotonic()
         try:
-            return receive(self.channel, start + self.left)
+            return action(*arguments, start + self.left)
         finally:
             self.left -= time.monotonic() - start
 
@@ -165,7 +177,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return value
 
 
-def _timed(reply: Mapping[str, Any], timers: Mapping[str, Any]) -> float | None:
+def _clock(reply: Mapping[str, Any], timers: Mapping[str, Any]) -> float | None:
     """Let the scripted call run, or read its clock."""
     timer = timers.get(str(reply.get("of")))
     if timer is None:

@@ -446,7 +446,6 @@ def answered(
     ask = {
         "value": lambda: answer(**inputs),
         "gradients": lambda: answer.gradients(*question["names"], **inputs),
-        "raised": lambda: answer.raised(**inputs),
         "changed": lambda: answer.changed(**inputs),
         "after": lambda: answer.after(question["names"][0], **inputs),
         "attached": lambda: answer.attached(**inputs),

@@ -73,6 +73,7 @@ def judge_answer(exercise: Exercise, answer: Answer, *, seed: int = 0) -> Verdic
     """
     outcomes: list[Outcome] = []
     stopped = ""
+    is_stub = False
     for position, contract in enumerate(exercise.contracts):
         if stopped or (outcomes and outcomes[0].status != "passed"):
             outcomes.append(Outcome(contract, "untried"))
@@ -84,11 +85,12 @@ def judge_answer(exercise: Exercise, answer: Answer, *, seed: int = 0) -> Verdic
         except AnswerStopped as error:
             stopped = str(error)
             broken = Broken(stopped)
-        if position == 0 and answer.is_stub:
+        if position == 0 and answer.is_stub:  # later, it is a branch that says it is not written
+            is_stub = True
             outcomes.append(Outcome(contract, "untried"))
         else:
             outcomes.append(Outcome(contract, "failed" if broken else "passed", broken))
-    return Verdict(exercise, tuple(outcomes), not answer.is_stub, stopped)
+    return Verdict(exercise, tuple(outcomes), not is_stub, stopped)
 
 
 def _try(contract: Contract, answer: Answer, generator: torch.Generator) -> Broken | None:

@@ -172,8 +172,11 @@ inputs_unchanged = partial(
 )
 
 
-def no_gradient_to_the_teacher(points: float, drawn: Drawn) -> Contract:
-    """Make the contract that the student's logits get a gradient and the teacher's none."""
+def no_gradient_to_the_teacher(drawn: Drawn) -> Contract:
+    """Make the contract that the student's logits get a gradient and the teacher's none.
+
+    Worth nothing: that there is none, a judge elsewhere would have to believe.
+    """
 
     def holds(answer: Answer, generator: torch.Generator) -> None:
         inputs = drawn(generator)
@@ -182,7 +185,7 @@ def no_gradient_to_the_teacher(points: float, drawn: Drawn) -> Contract:
     return Contract(
         id="no_gradient_to_the_teacher",
         law="No gradient reaches the teacher's logits",
-        points=points,
+        points=0,
         holds=holds,
         hints=(
             "The teacher is a fixed target. If a gradient flows into it, training can lower the "
@@ -234,6 +237,12 @@ def _split(answer: Answer, drawn: Callable[[int], Inputs]) -> None:
         inputs = drawn(rows)
         head = answer(**{name: x[:first] for name, x in inputs.items()})
         tail = answer(**{name: x[first:] for name, x in inputs.items()})
+        # Before they are added: two shapes can make a third that fills the memory.
+        require(
+            all(isinstance(x, Tensor) and x.ndim == 0 for x in (head, tail)),
+            "for a part of the rows it does not give one number in a tensor.",
+            inputs=inputs,
+        )
         expect(
             answer,
             (first * head + second * tail) / rows,
@@ -657,7 +666,7 @@ SOFT_CROSS_ENTROPY = Exercise(
         Contract(
             id="gradient",
             law="The student's gradient is (p_student − p_teacher) / (T · rows)",
-            points=0.5,
+            points=1,
             holds=_gradient_of_the_mean,
             hints=(
                 "Training needs the graph from the value back to the student's logits.",
@@ -665,7 +674,7 @@ SOFT_CROSS_ENTROPY = Exercise(
                 "and return the tensor itself.",
             ),
         ),
-        no_gradient_to_the_teacher(0.5, lambda g: {**pair(g, 2, 3), "temperature": 2.0}),
+        no_gradient_to_the_teacher(lambda g: {**pair(g, 2, 3), "temperature": 2.0}),
     ),
 )
 
@@ -935,7 +944,7 @@ KL_DIVERGENCE = Exercise(
         Contract(
             id="gradient",
             law="The student's gradient is (p_student − p_teacher) / (T · rows), 0 if masked",
-            points=0.5,
+            points=0.75,
             holds=_kl_gradient,
             hints=(
                 "A value can be right and its gradient NaN: what stands under the mask must not "
@@ -945,7 +954,7 @@ KL_DIVERGENCE = Exercise(
                 "teacher_logits[mask]; then go on as without a mask.",
             ),
         ),
-        no_gradient_to_the_teacher(0.25, lambda g: {**pair(g, 2, 3), "temperature": 2.0}),
+        no_gradient_to_the_teacher(lambda g: {**pair(g, 2, 3), "temperature": 2.0}),
     ),
 )
 

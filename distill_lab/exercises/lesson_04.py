@@ -853,7 +853,7 @@ LOGIT_MATCHING_LOSS = Exercise(
         Contract(
             id="gradient",
             law="The student's gradient is d / (N · rows)",
-            points=0.25,
+            points=0.5,
             holds=_matching_gradient,
             hints=(
                 "Training needs the graph from the value back to the student's logits.",
@@ -861,7 +861,7 @@ LOGIT_MATCHING_LOSS = Exercise(
                 "centre the student's logits in the graph too.",
             ),
         ),
-        no_gradient_to_the_teacher(0.25, lambda g: pair(g, 2, 3)),
+        no_gradient_to_the_teacher(lambda g: pair(g, 2, 3)),
     ),
 )
 

@@ -151,8 +151,11 @@ def _gradient(
     )
 
 
-def _no_gradient_to_the_teacher(points: float, drawn: Drawn) -> Contract:
-    """Make the contract that the second input, the teacher's, gets no gradient."""
+def _no_gradient_to_the_teacher(drawn: Drawn) -> Contract:
+    """Make the contract that the second input, the teacher's, gets no gradient.
+
+    Worth nothing: that there is none, a judge elsewhere would have to believe.
+    """
 
     def holds(answer: Answer, generator: torch.Generator) -> None:
         inputs = drawn(generator)
@@ -171,7 +174,7 @@ def _no_gradient_to_the_teacher(points: float, drawn: Drawn) -> Contract:
     return Contract(
         id="no_gradient_to_the_teacher",
         law="No gradient reaches the teacher",
-        points=points,
+        points=0,
         holds=holds,
         hints=(
             "The teacher is a fixed target: a loss that can move it is lowered by making the "
@@ -407,7 +410,7 @@ HIDDEN_STATE_LOSS = Exercise(
         Contract(
             id="definition",
             law="The squared difference, mean over the width and the tokens",
-            points=1,
+            points=1.25,
             holds=_hidden_definition,
             hints=(
                 "Three steps: the difference, its square, the mean.",
@@ -446,7 +449,7 @@ HIDDEN_STATE_LOSS = Exercise(
             (lambda g: _states(g, (1,), 2, padding=1), lambda g: _projected(g, (2, 1))),
             "Student and projection get the right gradient, padding none",
         ),
-        _no_gradient_to_the_teacher(0.25, lambda g: _states(g, (2,), 2)),
+        _no_gradient_to_the_teacher(lambda g: _states(g, (2,), 2)),
         _unchanged(lambda g: _projected(g, (2, 1))),
     ),
 )
@@ -716,7 +719,7 @@ ATTENTION_LOSS = Exercise(
         Contract(
             id="definition",
             law="KL(teacher ‖ student) over the keys, mean over heads and queries",
-            points=1,
+            points=1.25,
             holds=_attention_definition,
             hints=(
                 "Each query of each head has a distribution over the keys: KL of lesson 03, but "
@@ -773,7 +776,7 @@ ATTENTION_LOSS = Exercise(
                 "No .item(), .detach(), .data or torch.no_grad() on the student's side.",
             ),
         ),
-        _no_gradient_to_the_teacher(0.25, lambda g: _maps(g, (2,), 1)),
+        _no_gradient_to_the_teacher(lambda g: _maps(g, (2,), 1)),
         _unchanged(lambda g: _maps(g, (2, 1), 1)),
     ),
 )
@@ -1030,7 +1033,7 @@ RELATION_LOSS = Exercise(
         Contract(
             id="definition",
             law="KL(teacher ‖ student) of softmax(A Aᵀ / √(d / r)), mean over the tokens",
-            points=1,
+            points=1.25,
             holds=_relation_definition,
             hints=(
                 "Begin with one head. Each side on its own: all dot products of its tokens, "
@@ -1085,7 +1088,7 @@ RELATION_LOSS = Exercise(
             ),
             "The student's states get the right gradient, padding none",
         ),
-        _no_gradient_to_the_teacher(0.25, lambda g: _related(g, (2,), (2, 3), 1)),
+        _no_gradient_to_the_teacher(lambda g: _related(g, (2,), (2, 3), 1)),
         _unchanged(lambda g: _related(g, (2, 1), (2, 4), 2)),
     ),
 )
