@@ -258,6 +258,7 @@ def test_weights_with_a_wrong_hash_are_refused(
     assert "have sha256 53aa" in command.refused(*task_options, "--teacher", "minilm")
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_task_or_of_something_else_is_refused(
     command: CommandLine, task_options: list[object], finished_run: Path
 ) -> None:

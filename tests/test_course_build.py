@@ -463,6 +463,7 @@ def test_the_command_line_starts_without_the_notebooks_packages() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named_in_one_line() -> None:
     program = (
         "import sys; sys.modules['nbgrader'] = None\n"

@@ -237,7 +237,7 @@ if __name__ == "__main__":
 
 # --- the tests ----------------------------------------------------------------------------------
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+pytestmark = pytest.mark.slow  # two warm workers are started
 
 
 def _callers() -> list[str]:

@@ -128,6 +128,7 @@ def course(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["nbgrader", *arguments])
 
 
+@pytest.mark.slow
 def test_plain_nbgrader_releases_the_student_notebook_cell_for_cell(root: Path) -> None:
     assert course("grading").exit_code == 0
     succeeded(api(root / "grading").generate_assignment("09_numbers"))

@@ -235,6 +235,7 @@ def test_the_lessons_script_mended_has_none() -> None:
     assert set(statuses(report).values()) == {"passed"}, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_a_single_fault_fails_its_own_check_and_no_other(law: str) -> None:
     report = find_faults(only(law))

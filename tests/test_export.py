@@ -174,6 +174,7 @@ class TwoWays(transformers.BertForSequenceClassification):
         return output
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
     model = TwoWays(small_bert(layers=1, width=16, heads=2).config)
     with pytest.raises(UserError, match=r"^TwoWays cannot be exported to ONNX") as error:

@@ -194,6 +194,7 @@ def made_anew(folder: Path, settings: Settings) -> set[str]:
     return anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "anew"),
     [
@@ -254,6 +255,7 @@ def test_a_broken_shard_is_made_again(a_copy: Path, small_settings: Settings) ->
     assert shard.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_with_nothing_but_labelled_examples_one_student_is_trained_for_both(
     small_settings: Settings, small_csv: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_with_nothing_but_labelled_examples_one_student_is_trained_for_both(
     assert not (tmp_path / "run" / "students" / "distilled-seed0").exists()
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_teacher_is_used_as_it_is(
     small_settings: Settings, finished_run: Path, tmp_path: Path
 ) -> None:
@@ -426,6 +429,7 @@ def test_a_csv_of_2000_rows_is_split_by_its_group_column(
 # --- the first step alone ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_prepared_teacher_is_made_from_what_a_runs_teacher_is_made_from(
     small_settings: Settings, finished_run: Path, tmp_path: Path
 ) -> None:

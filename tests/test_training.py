@@ -285,6 +285,7 @@ def test_alpha_1_ignores_the_labels(
 # --- one teacher, two ways of asking it ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [Objective(), replace(EVERYTHING, alpha=0.5)])
 def test_stored_and_live_teachers_train_the_same_student(
     objective: Objective,
@@ -500,6 +501,7 @@ KILLS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", KILLS)
 def test_an_interrupted_training_resumes_exactly(
     moment: str,

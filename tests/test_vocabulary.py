@@ -314,6 +314,7 @@ def test_special_ids_of_the_configuration_follow(small_student: PreTrainedModel)
     assert table.padding_idx is None
 
 
+@pytest.mark.slow
 def test_a_pruned_student_learns_what_the_full_one_learns(
     small_task: Task,
     small_tokenizer: PreTrainedTokenizerBase,
@@ -368,6 +369,7 @@ def task_of(settings: Settings) -> Task:
     return load_task(settings.task, **settings.columns, max_length=settings.max_length)
 
 
+@pytest.mark.slow
 def test_all_students_of_a_run_are_pruned_alike_and_the_teacher_is_not(
     pruned_run: Path, finished_run: Path, small_settings: Settings
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_wrong_answer_is_rejected_by_its_contract_with_its_message(mutant: Mut
     assert mutant.says in failure.broken.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 @pytest.mark.parametrize("mutant", MUTANTS, ids=_name)
 def test_a_wrong_answer_is_rejected_whatever_the_draw(mutant: Mutant, seed: int) -> None:
