@@ -116,8 +116,10 @@ def find_submissions(
     with _files(path, say) as files:
         if not files:
             raise UserError(f"no notebook in {_shown(str(path))}; {EXPECTED}")
-        owned = [(owner, file) for file in files if (owner := _owner(file.parts))]
-        strays = [file.origin for file in files if not _owner(file.parts)]
+        inside = _is_moodles(files)
+        owners = [(_owner(file.parts, inside), file) for file in files]
+        owned = [(owner, file) for owner, file in owners if owner]
+        strays = [file.origin for owner, file in owners if not owner]
         found = list(_submissions(owned, lesson))
     wanted = [lesson.name] if lesson else _lesson_names()
     found = _taken_as(lesson, found) if lesson else found
@@ -167,13 +169,25 @@ class _Owner:
     names: tuple[str, ...]
 
 
-def _owner(parts: Sequence[str]) -> _Owner | None:
-    """Tell whose a notebook is by its path."""
+def _is_moodles(files: Sequence[_File]) -> bool:
+    """Whether Moodle has named everything. Else a student may have named it so, for another."""
+    inside = [file.parts for file in files if len(file.parts) > 1]
+    return bool(inside) and all(any(map(_MOODLE.fullmatch, parts)) for parts in inside)
+
+
+def _owner(parts: Sequence[str], inside: bool) -> _Owner | None:
+    """Tell whose a notebook is by its path.
+
+    Args:
+        inside: Whether Moodle's names may stand in folders that are called otherwise.
+    """
     *folders, file = parts or ("",)
     for k, part in enumerate(parts):
         if found := _MOODLE.fullmatch(part):
             others = (*folders[:k], *folders[k + 1 :], file if k < len(folders) else found[3] or "")
             return _of(found[1], found[2] or "", others)
+        if not inside and _words(part) not in _lesson_names():
+            break
     students = [k for k, folder in enumerate(folders) if _words(folder) not in _lesson_names()]
     if students:
         k = students[0]
@@ -449,10 +463,12 @@ def _leads_out(parts: Sequence[str]) -> bool:
 
 def _unwrapped(files: Sequence[_File]) -> list[_File]:
     """Leave out a folder around everything, where others in it can be the students."""
-    students = {owner.name if (owner := _owner(file.parts)) else "" for file in files}
+    if _is_moodles(files):
+        return list(files)
+    students = {owner.name if (owner := _owner(file.parts, False)) else "" for file in files}
     inside = [replace(file, parts=file.parts[1:]) for file in files]
     around = students == {_line(file.parts[0]) for file in files} and len(students) == 1
-    return inside if around and all(_owner(file.parts) for file in inside) else list(files)
+    return inside if around and all(_owner(file.parts, False) for file in inside) else list(files)
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
