@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from distill_lab.exercises.checking import judge
-from distill_lab.exercises.local import LocalAnswer
 from distill_lab.exercises.contracts import (
     Answer,
     AnswerRaised,
@@ -19,6 +18,7 @@ from distill_lab.exercises.contracts import (
     draw,
     expect,
 )
+from distill_lab.exercises.local import LocalAnswer
 from distill_lab.exercises.registry import Exercise
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_lab.exercises.local import LocalAnswer
 from distill_lab.exercises.contracts import AnswerRaised, Broken
+from distill_lab.exercises.local import LocalAnswer
 from distill_lab.exercises.objects import (
     Classifier,
     ScriptedCall,
