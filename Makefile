@@ -1,5 +1,5 @@
-# make demo runs the main job, make lab opens the notebooks, make test passes the tests;
-# each makes .venv itself.
+# make demo runs the main job, make lab opens the notebooks, make test passes the tests, make bench
+# compares speed and memory; each makes .venv itself.
 # On Linux without a GPU, the smaller CPU build of torch can be had from PyTorch's own index:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo lab test lint fast clean
+.PHONY: demo lab test lint fast bench clean
 
 demo: .venv/installed
 	$(BIN)/distill-lab run
@@ -23,6 +23,9 @@ test: lint .venv/tested
 
 fast: .venv/tested
 	$(BIN)/python -m pytest -m "not slow"
+
+bench: .venv/tested
+	$(BIN)/python -m benchmarks.grading --out build/benchmarks/grading.json
 
 lint: .venv/tested
 	$(BIN)/ruff check .

@@ -1,0 +1,390 @@
+"""Submissions a minute: ``distill-lab course grade`` and ``nbgrader autograde``, side by side.
+
+``python -m benchmarks.grading [--lesson NN] [--sample N] [--out FILE.json]``, in the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+from nbformat import NotebookNode
+
+from distill_lab.course.build import read_lesson, student_notebook
+from distill_lab.course.library import cut_out
+from distill_lab.course.nbgrader import lay_out
+from distill_lab.course.notebooks import as_text
+from distill_lab.course.stub import ANSWER_PREFIX
+from distill_lab.exercises.registry import Lesson, find_lesson
+from distill_lab.files import write_json
+from tests.mutants.test_mutants import MUTANTS, OTHER_STYLES
+
+ROOT = Path(__file__).parent.parent
+SUBMISSIONS = 200
+KINDS = ("solved", "half", "wrong", "broken")
+SAMPLED = KINDS[:3]  # what both can grade
+GOAL, AIM = 20, 50
+EVERY = 0.2  # seconds between two looks at the memory
+
+
+# --- what is handed in --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A student's notebook.
+
+    Attributes:
+        student: Whose.
+        kind: One of ``KINDS``.
+        text: The file.
+    """
+
+    student: str
+    kind: str
+    text: str
+
+
+def submissions(lesson: Lesson, count: int = SUBMISSIONS) -> list[Submission]:
+    """Make a class's submissions, the kinds by turns; the same ones each time."""
+    solved = read_lesson(ROOT, lesson)
+    unsolved = student_notebook(solved)
+    right, wrong = _right_answers(lesson, solved), _wrong_answers(lesson)
+    made = []
+    for number in range(count):
+        turn, kind = number // len(KINDS), KINDS[number % len(KINDS)]
+        answers = _turn(wrong if kind == "wrong" else right, turn)
+        if kind == "half":
+            answers = {id: answers[id] for id in _some(list(answers), turn)}
+        notebook = answered(unsolved, answers)
+        text = _broken(notebook, turn) if kind == "broken" else as_text(notebook)
+        made.append(Submission(f"student-{number + 1:03}", kind, text))
+    return made
+
+
+def _right_answers(lesson: Lesson, solved: NotebookNode) -> dict[str, list[str]]:
+    """Give, by exercise, the worked answer and those in another style."""
+    worked = {cell.id: cell.source for cell in solved.cells}
+    return {
+        x.id: [worked[ANSWER_PREFIX + x.id]] + [_as_cell(*o) for o in OTHER_STYLES if o[0] == x.id]
+        for x in lesson.exercises
+    }
+
+
+def _wrong_answers(lesson: Lesson) -> dict[str, list[str]]:
+    return {
+        x.id: [_as_cell(x.id, mutant.function) for mutant in MUTANTS if mutant.exercise == x.id]
+        for x in lesson.exercises
+    }
+
+
+def _as_cell(id: str, function: Callable[..., Any]) -> str:
+    """Give the text of a cell that answers an exercise with a function of the tests."""
+    source = cut_out([(function.__module__, function.__name__)])[function.__module__]
+    return f"{source}\n{id} = {function.__name__}"
+
+
+def _turn(choices: dict[str, list[str]], turn: int) -> dict[str, str]:
+    return {id: answers[turn % len(answers)] for id, answers in choices.items()}
+
+
+def _some(ids: Sequence[str], turn: int) -> Sequence[str]:
+    """Choose some exercises, but not all: another choice each turn, until all had theirs."""
+    sizes = range(1, len(ids))
+    choices = [some for size in sizes for some in itertools.combinations(ids, size)]
+    return choices[turn % len(choices)] if choices else ()
+
+
+def answered(notebook: NotebookNode, answers: dict[str, str]) -> NotebookNode:
+    """Give a notebook with these answers in it, by exercise; the others stay."""
+    result: NotebookNode = nbformat.from_dict(notebook)
+    for cell in _answer_cells(result):
+        cell.source = answers.get(cell.id.removeprefix(ANSWER_PREFIX), cell.source)
+    return result
+
+
+def _answer_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.get("id", "").startswith(ANSWER_PREFIX)]
+
+
+def stripped(text: str) -> str:
+    """Leave of a notebook's code the imports, the answers, the checks, and the ``use`` lines."""
+    notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
+    imports = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell is not imports and "nbgrader" not in cell.metadata:
+            cell.source = "\n".join(re.findall(r"^\w+ = use\(\w+\)$", cell.source, re.MULTILINE))
+    notebook.cells = [cell for cell in notebook.cells if cell.source]
+    return as_text(notebook)
+
+
+# --- broken, by turns ---------------------------------------------------------------------------
+
+
+def _broken(notebook: NotebookNode, turn: int) -> str:
+    return (_split, _unmarked, _misspelt, _cut_off)[turn % 4](notebook)
+
+
+def _split(notebook: NotebookNode) -> str:
+    """Split each answer over two cells."""
+    answers = {cell.id for cell in _answer_cells(notebook)}
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell.id in answers:
+            lines = cell.source.split("\n")
+            middle = len(lines) // 2
+            cell.source = "\n".join(lines[:middle])
+            rest = {"source": "\n".join(lines[middle:]), "id": f"{cell.id}-2", "metadata": {}}
+            cells.append(nbformat.from_dict(cell | rest))
+    notebook.cells = cells
+    return as_text(notebook)
+
+
+def _unmarked(notebook: NotebookNode) -> str:
+    """Lose the cells' metadata and ids, as other editors do."""
+    notebook.nbformat_minor = 4
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({})
+        del cell["id"]
+    return as_text(notebook)
+
+
+def _misspelt(notebook: NotebookNode) -> str:
+    """Leave a bracket open in the first answer."""
+    _answer_cells(notebook)[0].source += "\nprint("
+    return as_text(notebook)
+
+
+def _cut_off(notebook: NotebookNode) -> str:
+    text = as_text(notebook)
+    return text[: len(text) // 2]
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command took, with all processes it started.
+
+    Attributes:
+        seconds: On the clock.
+        rss: Highest sum of resident sets, in MB; a page that processes share counts in each.
+        pss: Highest sum of proportional sets, in MB; a shared page counts once. It costs more to
+            read, so it is looked at only where the sum of resident sets is the highest so far.
+    """
+
+    seconds: float
+    rss: int
+    pss: int
+
+
+def watched(command: Sequence[str], environment: dict[str, str]) -> Run:
+    """Run a command in the checkout and look at its memory meanwhile."""
+    start = time.perf_counter()
+    rss = pss = 0
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        while process.poll() is None:
+            now = _summed(process.pid, lambda p: p.memory_info().rss)
+            if now > rss:
+                rss = now
+                pss = max(pss, _summed(process.pid, lambda p: p.memory_full_info().pss))
+            time.sleep(EVERY)
+        seconds = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
+    return Run(seconds, rss // 10**6, pss // 10**6)
+
+
+def _summed(pid: int, size: Callable[[psutil.Process], int]) -> int:
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in tree:
+        try:
+            total += size(process)
+        except psutil.NoSuchProcess:  # it has just ended
+            continue
+        except psutil.AccessDenied:  # another user's, in the sandbox: its PSS is not shown
+            total += process.memory_info().rss
+    return total
+
+
+def measure(lesson: Lesson, sample: int, folder: Path) -> dict[str, Any]:
+    """Grade a class with the command, then a sample of it with nbgrader."""
+    load = os.getloadavg()[0]
+    made = submissions(lesson)
+    chosen = [submission for submission in made if submission.kind in SAMPLED][:sample]
+    environment = _environment(folder)
+
+    for submission in made:
+        _hand_in(folder / "submitted" / submission.student, lesson, submission.text)
+    cores = len(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "distill_lab", "course", "grade", str(folder / "submitted")]
+    command += ["--out", str(folder / "graded"), "--lesson", lesson.name, "--root", str(ROOT)]
+    command += ["--jobs", str(cores), "--seed", "0", "--require-sandbox"]
+    ours = watched(command, environment)
+
+    course = folder / "course"
+    list(lay_out(course, [lesson], ROOT))
+    whole = _autograded(course, lesson, {s.student: s.text for s in chosen}, environment)
+    bare = _autograded(
+        course, lesson, {f"{s.student}-bare": stripped(s.text) for s in chosen}, environment
+    )
+    points = _points(folder / "graded" / "grades.csv")
+    rates = {
+        "distill_lab": _rate(len(made), ours.seconds, ours),
+        "nbgrader": _rate(sample, sum(whole.seconds), whole.run),
+        "nbgrader_stripped": _rate(sample, sum(bare.seconds), bare.run),
+    }
+    ours_a_minute, whole_a_minute, bare_a_minute = (
+        rate["submissions_a_minute"] for rate in rates.values()
+    )
+    return {
+        "command": "python -m benchmarks.grading " + " ".join(sys.argv[1:]),
+        "lesson": lesson.name,
+        "cores": cores,
+        "load_before": round(load, 2),
+        "versions": {name: version(name) for name in ("distill-lab", "nbgrader", "torch")}
+        | {"python": platform.python_version()},
+        "submissions": Counter(submission.kind for submission in made),
+        "memory": "peak of the whole process tree in MB, looked at every 0.2 s: the sum of RSS, and"
+        " of PSS where that of RSS was highest so far",
+        **rates,
+        "sample": [
+            {
+                "kind": submission.kind,
+                "points": points[submission.student],
+                "points_nbgrader": whole.points[i],
+                "seconds_nbgrader": round(whole.seconds[i], 2),
+                "seconds_nbgrader_stripped": round(bare.seconds[i], 2),
+            }
+            for i, submission in enumerate(chosen)
+        ],
+        "ratio": round(ours_a_minute / whole_a_minute, 1),
+        "ratio_stripped": round(ours_a_minute / bare_a_minute, 1),
+        "goal": GOAL,
+        "aim": AIM,
+    }
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Nothing of the user's own, and nbgrader finds its programs and this Python's kernel."""
+    programs = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "DISTILL_LAB_DATA": str(folder / "data"),
+    }
+    environment.pop("DISTILL_LAB_STRICT", None)
+    places = {f"JUPYTER_{n}_DIR": str(folder / n.lower()) for n in ("CONFIG", "DATA", "RUNTIME")}
+    return environment | places
+
+
+def _hand_in(folder: Path, lesson: Lesson, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / f"{lesson.name}.ipynb").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Autograded:
+    """What nbgrader took: seconds and points of each submission, and the process."""
+
+    seconds: list[float]
+    points: list[float]
+    run: Run
+
+
+def _autograded(
+    course: Path, lesson: Lesson, texts: dict[str, str], environment: dict[str, str]
+) -> Autograded:
+    """Grade with nbgrader; its start and a first submission, for warming up, do not count."""
+    student, text = next(iter(texts.items()))
+    handed_in = {f"{student}-warm-up": text} | texts
+    out = course / "seconds.json"
+    for student, text in handed_in.items():
+        _hand_in(course / "submitted" / student / lesson.name, lesson, text)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.autograde"]
+    run = watched([*command, str(course), lesson.name, str(out), *handed_in], environment)
+    graded = json.loads(out.read_text(encoding="utf-8"))
+    each = [graded[student] for student in texts]
+    return Autograded([one["seconds"] for one in each], [one["points"] for one in each], run)
+
+
+def _points(grades: Path) -> dict[str, float]:
+    """Give the points of each student."""
+    points: dict[str, float] = defaultdict(float)
+    with grades.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            points[row["student"]] += float(row["points"])
+    return points
+
+
+def _rate(count: int, seconds: float, run: Run) -> dict[str, float]:
+    return {
+        "submissions": count,
+        "seconds": round(seconds, 1),
+        "submissions_a_minute": round(60 * count / seconds, 2),
+        "peak_rss_mb": run.rss,
+        "peak_pss_mb": run.pss,
+    }
+
+
+def _told(found: dict[str, Any]) -> str:
+    names = {
+        "distill_lab": "distill-lab course grade",
+        "nbgrader": "nbgrader autograde",
+        "nbgrader_stripped": "nbgrader, without demonstrations",
+    }
+    lines = [f"{found['lesson']} on {found['cores']} cores; load before {found['load_before']}"]
+    for key, name in names.items():
+        rate = found[key]
+        lines.append(
+            f"{name:33} {rate['submissions']:4} in {rate['seconds']:6} s = "
+            f"{rate['submissions_a_minute']:7} a minute; "
+            f"peak {rate['peak_pss_mb']} MB PSS, {rate['peak_rss_mb']} MB RSS"
+        )
+    lines.append(
+        f"ratio {found['ratio']} (goal {GOAL}, aim {AIM}); {found['ratio_stripped']} against "
+        "nbgrader without demonstrations"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the command line, measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--lesson", default="3", metavar="NN")
+    parser.add_argument("--sample", type=int, default=4, metavar="N", help="graded by nbgrader")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(find_lesson(options.lesson), options.sample, Path(folder))
+    print(_told(found))
+    if options.out:
+        write_json(options.out, found)
+
+
+if __name__ == "__main__":
+    main()
