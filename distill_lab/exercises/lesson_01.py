@@ -48,8 +48,10 @@ def compression(teacher_parameters: int, student_parameters: int) -> float:
 
 
 def _a_fraction(answer: Answer, generator: torch.Generator) -> None:
-    drawn = round(_between(0.1, 0.45, generator), 1)
-    for student, teacher in ((0.6, 0.8), (0.0, 0.5), (drawn, 0.5)):
+    score = _between(0.5, 0.9, generator)
+    # Of two decimals, so that an answer which rounds is told so by the law about that.
+    drawn = round(round(_between(0.1, 0.9, generator), 2) * score, 5), score
+    for student, teacher in ((0.6, 0.8), (0.0, 0.5), drawn):
         expect(
             answer,
             student / teacher,
@@ -184,8 +186,9 @@ RETENTION = Exercise(
 
 
 def _times_fewer(answer: Answer, generator: torch.Generator) -> None:
-    drawn = 1000 * int(_between(2, 9, generator))
-    for teacher, student in ((1000, 250), (6 * drawn, drawn)):
+    drawn = 1000 * int(_between(2, 10, generator))
+    times = int(_between(3, 40, generator))
+    for teacher, student in ((1000, 250), (times * drawn, drawn)):
         expect(
             answer,
             teacher / student,

@@ -192,10 +192,16 @@ def _three_tokens(answer: Answer, generator: torch.Generator) -> None:
             },
             inputs={"tokens": tokens},
         )
+    _mask_of(answer, _some(generator))
+
+
+def _some(generator: torch.Generator) -> int:
+    """Draw a number of tokens."""
+    return int(torch.randint(12, 60, (), generator=generator))
 
 
 def _whole_past(answer: Answer, generator: torch.Generator) -> None:
-    for tokens in (5, 17):
+    for tokens in (5, _some(generator)):
         mask = _mask_of(answer, tokens)
         query, key = _first(~mask & _lower(tokens))
         require(
@@ -209,7 +215,7 @@ def _whole_past(answer: Answer, generator: torch.Generator) -> None:
 
 
 def _no_future(answer: Answer, generator: torch.Generator) -> None:
-    for tokens in (5, 17):
+    for tokens in (5, _some(generator)):
         mask = _mask_of(answer, tokens)
         query, key = _first(mask & ~_lower(tokens))
         require(
@@ -1668,6 +1674,7 @@ def _by_hand(answer: Answer, generator: torch.Generator) -> None:
             ([0, 1], [0, 1], 2),
             ([0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1], 2),
             ([0, 0, 1, 1, 1, 2, 0, 0], [0, 0, 0, 1, 1, 2, 2, 0], 3),
+            (*torch.randint(3, (2, 12), generator=generator), 3),
         ],
     )
 

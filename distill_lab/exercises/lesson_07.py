@@ -1198,7 +1198,9 @@ def _even_mistakes(n: int, m: int) -> dict[str, list[int]]:
 
 
 def _even(answer: Answer, generator: torch.Generator) -> None:
-    for n, m in ((2, 6), (3, 6), (4, 12), (1, 4), (3, 3)):
+    drawn = int(torch.randint(5, 20, (), generator=generator))
+    share = int(torch.randint(2, 9, (), generator=generator))
+    for n, m in ((2, 6), (3, 6), (4, 12), (1, 4), (3, 3), (drawn, share * drawn)):
         _expect_map(
             answer,
             _even_blocks(n, m),

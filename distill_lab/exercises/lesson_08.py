@@ -559,7 +559,8 @@ def _common_mistakes(right: Pair) -> dict[str, Pair]:
 
 
 def _latency_milliseconds(answer: Answer, generator: torch.Generator) -> None:
-    for takes, repeats in ((2.0, 1), (2.0, 3), (0.25, 4)):
+    drawn = round(1 + 8 * torch.rand((), generator=generator).item(), 3)
+    for takes, repeats in ((2.0, 1), (2.0, 3), (0.25, 4), (drawn, 2)):
         elapsed = [takes * (k + 1) for k in range(repeats)]
         total = takes * repeats
         _expect_latency(
@@ -848,10 +849,12 @@ def _expect_front(
 
 
 def _pareto_definition(answer: Answer, generator: torch.Generator) -> None:
+    drawn = [torch.randperm(80, generator=generator)[:6] + 10 for _ in range(2)]
     for cost, quality in (
         ([10.0, 12.0, 20.0, 25.0, 30.0, 40.0], [0.5, 0.72, 0.4, 0.86, 0.9, 0.87]),
         ([5.0, 7.0], [0.9, 0.8]),
         ([5.0, 7.0], [0.8, 0.9]),
+        (drawn[0].sort().values.double().tolist(), (drawn[1].double() / 100).tolist()),
     ):
         front = _front(cost, quality)
         best, cheapest = quality.index(max(quality)), cost.index(min(cost))
