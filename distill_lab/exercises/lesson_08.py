@@ -849,12 +849,17 @@ def _expect_front(
 
 
 def _pareto_definition(answer: Answer, generator: torch.Generator) -> None:
-    drawn = [torch.randperm(80, generator=generator)[:6] + 10 for _ in range(2)]
+    costs, qualities = [10.0, 12.0, 20.0, 25.0, 30.0, 40.0], [0.5, 0.72, 0.4, 0.86, 0.9, 0.87]
+    times, less = 1 + 9 * torch.rand(2, generator=generator)
     for cost, quality in (
-        ([10.0, 12.0, 20.0, 25.0, 30.0, 40.0], [0.5, 0.72, 0.4, 0.86, 0.9, 0.87]),
+        (costs, qualities),
         ([5.0, 7.0], [0.9, 0.8]),
         ([5.0, 7.0], [0.8, 0.9]),
-        (drawn[0].sort().values.double().tolist(), (drawn[1].double() / 100).tolist()),
+        # The same picture in other numbers.
+        (
+            [round(c * times.item(), 2) for c in costs],
+            [round(q - less.item() / 30, 4) for q in qualities],
+        ),
     ):
         front = _front(cost, quality)
         best, cheapest = quality.index(max(quality)), cost.index(min(cost))
