@@ -48,29 +48,30 @@ def _without_exercises(program: str) -> str:
     )
 
 
-def test_an_installed_library_is_covered_where_packages_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_library_is_covered_where_packages_are_shown(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     (site / "distill_lab").mkdir(parents=True)
-    monkeypatch.setattr(sandbox, "_sites", lambda: [site])
     options = sandbox._bubblewrap(tmp_path, [site])
     shown = options.index(str(site))
-    covered = [k for k, x in enumerate(options) if x == str(site / "distill_lab")]
-    assert options[shown - 1] == "--ro-bind"
-    assert covered and all(options[k - 1] == "--tmpfs" and k > shown for k in covered)
+    assert options[shown - 1 : shown + 2] == ["--ro-bind", str(site), "/site/0"]
+    covered = options.index("/site/0/distill_lab")
+    assert options[covered - 1] == "--tmpfs" and covered > shown
 
 
-def test_a_checkout_within_what_is_shown_is_covered_and_its_packages_shown_again(
+def test_a_checkout_within_what_is_shown_is_covered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = tmp_path / "course" / ".venv" / "site-packages"
-    site.mkdir(parents=True)
     monkeypatch.setattr(sandbox, "_answers", lambda prefixes: [tmp_path / "course"])
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    options = sandbox._bubblewrap(tmp_path, [site])
-    covered = options.index(str(tmp_path / "course"), options.index("--tmpfs"))
-    assert str(site) in options[covered:]
+    options = sandbox._bubblewrap(tmp_path, [])
+    covered = options.index(str(tmp_path / "course"))
+    assert options[covered - 1] == "--tmpfs" and covered > options.index(str(tmp_path))
+
+
+def test_a_prefix_that_holds_a_library_is_known_to_hold_answers(tmp_path: Path) -> None:
+    for name in ("distill_lab", "lib/python3.12/site-packages/distill_lab"):
+        (tmp_path / name).mkdir(parents=True)
+        assert tmp_path / name in sandbox._answers([tmp_path])
 
 
 def test_nothing_of_the_callers_environment_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

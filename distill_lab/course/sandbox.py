@@ -245,7 +245,8 @@ def _command(confinement: Confinement, folder: Path, descriptor: int) -> list[st
         "imports": confinement.imports,
         "ruled_out": confinement.ruled_out,
     }
-    python = _python([inside, *map(str, sites)], START)
+    places = _places(sites) if confinement.sandboxed else map(str, sites)
+    python = _python([inside, *places], START)
     command = [*python, str(descriptor), json.dumps(settings)]
     if not confinement.sandboxed:
         return command
@@ -271,6 +272,11 @@ def _sites() -> list[Path]:
         site = Path(spec.origin).parent.parent
         found += [] if site in found else [site]
     return found
+
+
+def _places(sites: Sequence[Path]) -> list[str]:
+    """Give where the sandbox shows the folders of packages."""
+    return [f"/site/{number}" for number in range(len(sites))]
 
 
 def _answers(prefixes: Sequence[Path]) -> list[Path]:
@@ -301,7 +307,7 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
     for file in ("/etc/ld.so.cache", "/etc/alternatives"):
         if os.path.exists(file):
             shown[file] = ["--ro-bind", file, file]
-    prefixes = [Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve(), *sites]
+    prefixes = [Path(sys.base_prefix).resolve(), Path(sys.base_exec_prefix).resolve()]
     executable = Path(os.path.realpath(sys.executable)).parent.parent
     for path in map(str, [executable, *prefixes]):
         if path != "/" and not path.startswith("/usr/"):
@@ -316,9 +322,12 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
     for place in _answers(prefixes):  # where something that is shown holds them
         if any(place.is_relative_to(path) for path in shown):
             options += ["--tmpfs", str(place)]
-            for site in sites:
-                if site.is_relative_to(place):
-                    options += ["--ro-bind", str(site), str(site)]
+    # Packages stand elsewhere than on the machine, where a /tmp of one's own might cover them.
+    options += ["--perms", "0755", "--dir", "/site"]
+    for site, place in zip(sites, _places(sites), strict=True):
+        options += ["--ro-bind", str(site), place]
+        if (site / "distill_lab").is_dir():
+            options += ["--tmpfs", f"{place}/distill_lab"]
     options += ["--ro-bind", str(folder), INSIDE]
     options += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
