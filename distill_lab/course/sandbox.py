@@ -324,10 +324,10 @@ def _bubblewrap(folder: Path, sites: Sequence[Path]) -> list[str]:
             options += ["--tmpfs", str(place)]
     # Packages stand elsewhere than on the machine, where a /tmp of one's own might cover them.
     options += ["--perms", "0755", "--dir", "/site"]
-    for site, place in zip(sites, _places(sites), strict=True):
-        options += ["--ro-bind", str(site), place]
+    for site, stand in zip(sites, _places(sites), strict=True):
+        options += ["--ro-bind", str(site), stand]
         if (site / "distill_lab").is_dir():
-            options += ["--tmpfs", f"{place}/distill_lab"]
+            options += ["--tmpfs", f"{stand}/distill_lab"]
     options += ["--ro-bind", str(folder), INSIDE]
     options += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
     return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
