@@ -70,9 +70,9 @@ def init_from_teacher_layers(student, teacher, layer_map):
 """,
     "hidden_state_loss": """\
 def hidden_state_loss(student_hidden, teacher_hidden, mask, projection=None):
-    ours = student_hidden[mask]
-    ours = ours if projection is None else ours @ projection.T
-    return ((ours - teacher_hidden[mask]) ** 2).mean()
+    ours = student_hidden if projection is None else student_hidden @ projection.T
+    weights = mask[..., None].to(ours.dtype)
+    return ((ours - teacher_hidden.detach()) ** 2 * weights).mean()
 """,
     "expected_calibration_error": """\
 def expected_calibration_error(probabilities, labels, bins=15):
