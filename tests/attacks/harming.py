@@ -188,7 +188,7 @@ while True:
 while True:
     try:
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         pass
 """,
         TOO_LONG,
