@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from distill_lab.course.notebooks import (
+    ANSWER_PREFIX,
     NOTEBOOKS,
     SOLUTIONS,
     as_text,
@@ -48,7 +49,7 @@ try:
     from nbgrader.preprocessors import SaveCells
     from nbgrader.utils import compute_checksum
 
-    from distill_lab.course.stub import ANSWER_PREFIX, release_steps
+    from distill_lab.course.stub import release_steps
 except ModuleNotFoundError as error:
     raise UserError(
         f"{error.name} is not installed; the notebooks need: pip install 'distill-lab[notebooks]'"

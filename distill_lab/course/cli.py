@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from distill_lab.course.gradebook import Format
+from distill_lab.course.results import GRADES, Format
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -258,7 +258,7 @@ def grade(
     """Grade what students handed in; their code runs in a sandbox."""
     import os
 
-    from distill_lab.course.grade import GRADES, grade
+    from distill_lab.course.grade import grade
     from distill_lab.exercises.registry import find_lesson
 
     try:

@@ -12,7 +12,13 @@ import hashlib
 import re
 from html import escape
 
-from distill_lab.course.results import ContractResult, ExerciseResult, Status, SubmissionResult
+from distill_lab.course.results import (
+    ContractResult,
+    ExerciseResult,
+    Status,
+    SubmissionResult,
+    printable,
+)
 from distill_lab.exercises.display import GLYPHS, WORDS
 from distill_lab.exercises.registry import Exercise, Lesson
 
@@ -39,7 +45,6 @@ STATUSES: dict[Status, tuple[str, str, str]] = {
     ),
 }
 COLOURS = {"passed": "good", "failed": "bad", "stopped": "bad", "unreadable": "bad"}
-JOINERS = "\u200c\u200d"  # without width, but part of how some scripts are written
 
 
 def feedback_html(result: SubmissionResult, lesson: Lesson) -> str:
@@ -204,14 +209,8 @@ def _footer(result: SubmissionResult) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape a text; `code` between backticks becomes ``code``.
-
-    What cannot be printed is replaced: controls, marks that turn the direction of writing, and
-    halves of characters, which no file can hold.
-    """
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() or c in JOINERS else "\ufffd" for c in line)
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(line))
+    """Escape a text, as one printable line; `code` between backticks becomes ``code``."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(printable(text)))
 
 
 def _stranger(text: str) -> str:

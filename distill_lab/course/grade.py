@@ -31,14 +31,12 @@ from distill_lab.course.feedback import feedback_html
 from distill_lab.course.isolation import die_with_parent
 from distill_lab.course.judging import (
     Judge,
-    digest,
     imports_of,
     ruled_out,
-    set_up_process,
     unjudged,
 )
 from distill_lab.course.notebooks import pristine
-from distill_lab.course.results import SubmissionResult, grades_csv
+from distill_lab.course.results import GRADES, SubmissionResult, grades_csv
 from distill_lab.course.sandbox import WARNING, Confinement, WorkerFailed, why_no_sandbox
 from distill_lab.course.submissions import Submission, find_submissions, folder_names
 from distill_lab.errors import UserError
@@ -49,7 +47,7 @@ from distill_lab.files import make_folder, told_as_user_error, write_text
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-LOG, GRADES, FEEDBACK, LOCK = "grade.log.jsonl", "grades.csv", "feedback", ".grading"
+LOG, FEEDBACK, LOCK = "grade.log.jsonl", "feedback", ".grading"
 LOG_VERSION = 1
 SEED_BITS = 48
 DASK_SECONDS = 10  # to reach the scheduler
@@ -180,7 +178,7 @@ def _code(notebook: NotebookNode) -> NotebookNode:
 
 
 def _key(submission: Submission) -> tuple[str, str, str]:
-    return submission.student, submission.lesson, digest(submission)
+    return submission.student, submission.lesson, submission.sha256
 
 
 # --- the log ------------------------------------------------------------------------------------
@@ -281,7 +279,7 @@ class Log:
 
 # --- who judges ---------------------------------------------------------------------------------
 
-_judges: dict[str, Judge] = {}
+_judge: tuple[Settings, Judge] | None = None
 _judging = threading.Lock()
 
 
@@ -293,19 +291,23 @@ def grade_one(settings: Settings, submission: Submission) -> SubmissionResult:
     """
     lesson = find_lesson(submission.lesson)
     with _judging:  # a Dask worker has several threads
-        set_up_process()
-        key = json.dumps(settings.as_json())
-        if key not in _judges:
-            for old in _judges.values():
-                old.close()
-            _judges.clear()
-            _judges[key] = Judge(settings.confinement, settings.seed, settings.released)
         try:
-            return _judges[key].grade(submission, lesson)
+            return _judge_for(settings).grade(submission, lesson)
         except WorkerFailed:
             raise
         except Exception as error:  # one submission never stops the rest
             return unjudged(submission, lesson, f"{type(error).__name__}: {one_line(error)}")
+
+
+def _judge_for(settings: Settings) -> Judge:
+    """Give this process's judge, a new one where the last had other settings."""
+    global _judge
+    if _judge is None or _judge[0] != settings:
+        if _judge is not None:
+            _judge[1].close()
+        torch.set_num_threads(1)  # there is a judge for each core
+        _judge = settings, Judge(settings.confinement, settings.seed, settings.released)
+    return _judge[1]
 
 
 def _pool(jobs: int, settings: Settings) -> Judged:
@@ -315,8 +317,8 @@ def _pool(jobs: int, settings: Settings) -> Judged:
         left = {_key(submission): submission for submission in submissions}
         while left:
             try:
-                with _processes(min(jobs, len(left))) as pool:
-                    for result in _through(pool, settings, left.values()):
+                with _processes(min(jobs, len(left)), settings) as pool:
+                    for result in _through(pool, left.values()):
                         del left[result.student, result.lesson, result.sha256]
                         yield result
             except BrokenProcessPool:  # a judge has died, over which submission nobody knows
@@ -325,26 +327,33 @@ def _pool(jobs: int, settings: Settings) -> Judged:
     return graded
 
 
-def _processes(jobs: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
+def _processes(jobs: int, settings: Settings) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_begin_process, initargs=(os.getpid(),)
+        jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_process,
+        initargs=(os.getpid(), settings),
     )
 
 
-def _begin_process(parent: int) -> None:
+def _begin_process(parent: int, settings: Settings) -> None:
     """Leave an interrupt to the process that started this one, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent)
     # What a submission answers may make a sum of the judge's large: better an error than the
     # machine's memory.
     resource.setrlimit(resource.RLIMIT_DATA, (JUDGES_MEMORY, JUDGES_MEMORY))
+    _judge_for(settings)
 
 
-def _through(
-    pool: Executor, settings: Settings, submissions: Iterable[Submission]
-) -> Iterator[SubmissionResult]:
-    futures = [pool.submit(grade_one, settings, submission) for submission in submissions]
+def _grade_here(submission: Submission) -> SubmissionResult:
+    """Grade a submission in a process of the pool, which has its judge."""
+    assert _judge is not None
+    return grade_one(_judge[0], submission)
+
+
+def _through(pool: Executor, submissions: Iterable[Submission]) -> Iterator[SubmissionResult]:
+    futures = [pool.submit(_grade_here, submission) for submission in submissions]
     try:
         for future in as_completed(futures):
             try:
@@ -362,8 +371,8 @@ def _one_by_one(
     for key, submission in list(left.items()):
         del left[key]
         try:
-            with _processes(1) as pool:
-                yield from _through(pool, settings, [submission])
+            with _processes(1, settings) as pool:
+                yield from _through(pool, [submission])
         except BrokenProcessPool:
             lesson = find_lesson(submission.lesson)
             yield unjudged(submission, lesson, "the judge's own process has died over it")

@@ -20,13 +20,14 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from distill_lab.course.results import (
     COLUMNS,
+    GRADES,
     ExerciseResult,
+    Format,
     Status,
     SubmissionResult,
     as_csv,
@@ -41,20 +42,9 @@ if TYPE_CHECKING:
 
     from distill_lab.exercises.registry import Lesson
 
-GRADES = "grades.csv"
 COURSE_ID = "distill-lab"  # as the configuration for nbgrader has it
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 MOODLE = ("Username",)
-
-
-class Format(StrEnum):
-    """Where the points go."""
-
-    nbgrader = "nbgrader"
-    canvas = "canvas"
-    moodle = "moodle"
-    gradescope = "gradescope"
-    csv = "csv"
 
 
 TARGETS = {
@@ -213,8 +203,8 @@ def wide(results: Sequence[SubmissionResult]) -> str:
     everything = f"{sum(possible.values()):g}"
     rows = []
     for student, points in _by_student(results).items():
-        cells = [f"{points[lesson]:g}" if lesson in points else "" for lesson in possible]
-        rows.append([harmless(student), *cells, f"{sum(points.values()):g}", everything])
+        total = f"{sum(points.values()):g}"
+        rows.append([harmless(student), *_cells(points, possible), total, everything])
     return as_csv(("student", *possible, "total", "possible"), rows)
 
 
@@ -225,8 +215,7 @@ def canvas(results: Sequence[SubmissionResult]) -> str:
     rows = [["    Points Possible", *blank, *(f"{points:g}" for points in possible.values())]]
     for student, points in _by_student(results).items():
         name = harmless(student)
-        cells = [f"{points[lesson]:g}" if lesson in points else "" for lesson in possible]
-        rows.append([name, "", "", name, "", *cells])
+        rows.append([name, "", "", name, "", *_cells(points, possible)])
     return as_csv((*CANVAS, *possible), rows)
 
 
@@ -256,6 +245,11 @@ def _words(result: SubmissionResult) -> str:
 def _possible(results: Sequence[SubmissionResult]) -> dict[str, float]:
     """Give what each lesson is worth, in the order of the course, which their names give."""
     return {r.lesson: r.possible for r in sorted(results, key=lambda r: r.lesson)}
+
+
+def _cells(points: dict[str, float], lessons: Iterable[str]) -> list[str]:
+    """Give a student's points of each lesson; empty where nothing was handed in."""
+    return [f"{points[lesson]:g}" if lesson in points else "" for lesson in lessons]
 
 
 def _by_student(results: Sequence[SubmissionResult]) -> dict[str, dict[str, float]]:

@@ -14,7 +14,6 @@ import platform
 import resource
 import signal
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000
@@ -68,19 +67,6 @@ CLONE3 = 435
 X32 = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a submission's process may use.
-
-    Attributes:
-        memory: Bytes it may take beyond what the warm worker has, each process and all together.
-        seconds: Of CPU time, each process; the judge's own clock ends what only waits.
-    """
-
-    memory: int
-    seconds: int
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -141,9 +127,7 @@ def try_out() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            hide_proc()
-            drop_privileges()
-            filter_system_calls()
+            shut_off()
         except OSError:
             os._exit(1)
         os._exit(0 if os.getpid() == 1 else 1)
@@ -151,31 +135,41 @@ def try_out() -> None:
         raise OSError(errno.EPERM, "a process cannot be shut off")
 
 
-def limit(limits: Limits) -> None:
-    """Cap memory, CPU time, processes, files."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if _has_proc() else 0
+def limit(memory: int, seconds: int) -> None:
+    """Cap memory, CPU time, processes, files.
+
+    Args:
+        memory: Bytes it may take beyond what it has.
+        seconds: Of CPU time, each process; the judge's own clock ends what only waits.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
     # Address space, not only data: shared mappings are memory too.
-    space = pages * os.sysconf("SC_PAGE_SIZE") + limits.memory if pages else limits.memory
+    space = pages * os.sysconf("SC_PAGE_SIZE") + memory
     for kind, soft, hard in (
-        ("AS" if pages else "DATA", space, space),
-        ("CPU", limits.seconds, limits.seconds + 1),
-        ("NPROC", PROCESSES, PROCESSES),
-        ("NOFILE", OPEN_FILES, OPEN_FILES),
-        ("FSIZE", FILE_BYTES, FILE_BYTES),
-        ("CORE", 0, 0),
-        ("MEMLOCK", 0, 0),
-        ("MSGQUEUE", 0, 0),
+        (resource.RLIMIT_AS, space, space),
+        (resource.RLIMIT_CPU, seconds, seconds + 1),
+        (resource.RLIMIT_NPROC, PROCESSES, PROCESSES),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
+        (resource.RLIMIT_FSIZE, FILE_BYTES, FILE_BYTES),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_MEMLOCK, 0, 0),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
     ):
-        number = getattr(resource, f"RLIMIT_{kind}", None)
-        if number is not None:
-            ceiling = resource.getrlimit(number)[1]
-            if ceiling != resource.RLIM_INFINITY:
-                soft, hard = min(soft, ceiling), min(hard, ceiling)
-            resource.setrlimit(number, (soft, hard))
+        ceiling = resource.getrlimit(kind)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        resource.setrlimit(kind, (soft, hard))
 
 
-def _has_proc() -> bool:
-    return os.path.exists("/proc/self/statm")
+def shut_off() -> None:
+    """Give up all that a process in namespaces of its own still has of the machine.
+
+    Raises:
+        OSError: The system does not allow it.
+    """
+    hide_proc()
+    drop_privileges()
+    filter_system_calls()
 
 
 def drop_privileges() -> None:

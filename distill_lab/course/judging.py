@@ -14,17 +14,23 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from distill_lab.course.library import cut_out, defined, home
+from distill_lab.course.library import Sources, cut_out, defined, home, split
 from distill_lab.course.protocol import AskedCall, Closed, ProtocolError, receive, send, waiting
 from distill_lab.course.repair import Cell, Script, Unreadable, read_script
-from distill_lab.course.results import ContractResult, ExerciseResult, Status, SubmissionResult
+from distill_lab.course.results import (
+    ContractResult,
+    ExerciseResult,
+    Status,
+    SubmissionResult,
+    printable,
+)
 from distill_lab.course.sandbox import Confinement, Session, Worker
 from distill_lab.course.submissions import Submission
 from distill_lab.exercises.checking import Outcome, Verdict, judge_answer
@@ -35,6 +41,7 @@ from distill_lab.exercises.registry import Exercise, Lesson, lesson_of
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+ENDED = "its process has ended"
 PUBLIC_SEED = 0  # of every notebook's check
 LONGEST_REASON = 400  # characters
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
@@ -152,23 +159,20 @@ class RemoteAnswer:
             self.left -= time.monotonic() - start
 
 
-class _stopping:
+@contextmanager
+def _stopping(answer: RemoteAnswer) -> Iterator[None]:
     """Tell what the other side does wrong as ``AnswerStopped``."""
-
-    def __init__(self, answer: RemoteAnswer) -> None:
-        self.answer = answer
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, TimeoutError):
-            raise AnswerStopped(
-                f"it takes longer than the {self.answer.seconds:g} seconds it may take"
-            ) from None
-        if isinstance(error, Closed):
-            raise AnswerStopped("its process has ended") from None
-        if isinstance(error, ProtocolError):
-            raise AnswerStopped(f"it meddles with the grader's messages: {error}") from None
+    try:
+        yield
+    except TimeoutError:
+        why = f"it takes longer than the {answer.seconds:g} seconds it may take"
+    except Closed:
+        why = ENDED
+    except ProtocolError as error:
+        why = f"it meddles with the grader's messages: {error}"
+    else:
+        return
+    raise AnswerStopped(why)
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -190,9 +194,8 @@ def _clock(reply: Mapping[str, Any], timers: Mapping[str, Any]) -> float | None:
 
 def _told(text: Any) -> str:
     """Make of a stranger's text a printable line."""
-    line = " ".join(str(text).split()) if isinstance(text, str) else ""
-    line = "".join(c if c.isprintable() else "�" for c in line)
-    line = ADDRESS.sub("0x…", line)  # another one in each process
+    # An address is another one in each process.
+    line = ADDRESS.sub("0x…", printable(text)) if isinstance(text, str) else ""
     return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 1] + "…"
 
 
@@ -219,7 +222,7 @@ class Judge:
     def close(self) -> None:
         """End the worker."""
         if self._worker is not None:
-            self._worker.__exit__(None, None, None)
+            self._worker.close()
             self._worker = None
 
     def grade(self, submission: Submission, lesson: Lesson) -> SubmissionResult:
@@ -236,7 +239,7 @@ class Judge:
             return unjudged(submission, lesson, str(error), "unreadable")
         graded = tuple(self._exercises(lesson, script))
         return SubmissionResult(
-            submission.student, lesson.name, digest(submission), graded, script.repairs
+            submission.student, lesson.name, submission.sha256, graded, script.repairs
         )
 
     def _exercises(self, lesson: Lesson, script: Script) -> Iterator[ExerciseResult]:
@@ -313,7 +316,7 @@ class _Judged:
 def _ended(session: Session | None, stopped: str) -> str:
     """Say why an answer was stopped: how its process ended tells more than that it did."""
     ended = session.ended if session else ""
-    return ended if ended and stopped == "its process has ended" else stopped
+    return ended if ended and stopped == ENDED else stopped
 
 
 def _worker_seed(exercise: Exercise) -> int:
@@ -339,31 +342,38 @@ def beginning(exercise: Exercise, script: Script, failed: Sequence[Exercise]) ->
     Args:
         failed: The lesson's earlier exercises whose place the library's functions take.
     """
-    replaced = {x.id: home(x.reference) for x in failed}
-    wanted = {tuple(name.rpartition(".")[::2]) for name in exercise.library}
-    library = cut_out([*wanted, *replaced.values()])  # type: ignore[list-item]
-    kept_back = {home(x.reference) for x in lesson_of(exercise).exercises} - set(replaced.values())
-    if kept_back & defined(library):  # an earlier answer contains a later one
-        replaced, library = {}, cut_out(wanted)  # type: ignore[arg-type]
+    library, replaced = _of_the_library(exercise, tuple(failed))
     return {
         "exercise": exercise.id,
         "parameters": exercise.parameters,
         "may_call": exercise.may_call,
         "not_allowed": list(exercise.not_allowed),
         "library": library,
-        "replaced": {id: list(where) for id, where in replaced.items()},
+        "replaced": replaced,
         "cells": [cell for one in script.cells for cell in _runnable(one)],
     }
+
+
+@cache
+def _of_the_library(
+    exercise: Exercise, failed: tuple[Exercise, ...]
+) -> tuple[Sources, dict[str, list[str]]]:
+    """Give what of the library an answer may have, and what of it replaces earlier answers."""
+    replaced = {x.id: home(x.reference) for x in failed}
+    wanted = [split(name) for name in exercise.library]
+    library = cut_out([*wanted, *replaced.values()])
+    kept_back = {home(x.reference) for x in lesson_of(exercise).exercises} - set(replaced.values())
+    if kept_back & defined(library):  # an earlier answer contains a later one
+        replaced, library = {}, cut_out(wanted)
+    return library, {id: list(where) for id, where in replaced.items()}
 
 
 def _runnable(cell: Cell) -> list[dict[str, Any]]:
     """Give what of a cell runs: of the lesson's own, what an answer may build on."""
     if not cell.released or cell.answers:
-        plain = {"source": cell.source, "plain": False, "released": cell.released}
-        return [plain | {"answers": cell.answers}]
+        return [{"source": cell.source, "plain": False, "answers": cell.answers}]
     return [
-        {"source": source, "plain": True, "released": True, "answers": None}
-        for source in _definitions(cell.source)
+        {"source": source, "plain": True, "answers": None} for source in _definitions(cell.source)
     ]
 
 
@@ -393,17 +403,12 @@ def _is_constant(value: ast.expr) -> bool:
 # --- results ------------------------------------------------------------------------------------
 
 
-def digest(submission: Submission) -> str:
-    """Give the SHA-256 of a notebook as it was handed in."""
-    return hashlib.sha256(submission.content).hexdigest()
-
-
 def unjudged(
     submission: Submission, lesson: Lesson, reason: str, status: Status = "stopped"
 ) -> SubmissionResult:
     """Give the result of a submission whose exercises could not be judged."""
     lost = tuple(_without(exercise, status, reason) for exercise in lesson.exercises)
-    return SubmissionResult(submission.student, lesson.name, digest(submission), lost)
+    return SubmissionResult(submission.student, lesson.name, submission.sha256, lost)
 
 
 def _without(exercise: Exercise, status: Status, reason: str) -> ExerciseResult:
@@ -475,8 +480,3 @@ def ruled_out(lessons: Iterable[Lesson]) -> tuple[str, ...]:
     """Give the names outside of the library that some exercise's answer may not call."""
     names = {name for x in lessons for exercise in x.exercises for name in exercise.not_allowed}
     return tuple(sorted(name for name in names if not name.startswith("distill_lab.")))
-
-
-def set_up_process() -> None:
-    """One thread for the judge's own sums: there is a process for each core."""
-    torch.set_num_threads(1)

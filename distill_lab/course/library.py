@@ -23,6 +23,12 @@ def home(function: Callable[..., Any]) -> tuple[str, str]:
     return function.__module__, function.__name__
 
 
+def split(dotted: str) -> tuple[str, str]:
+    """Give the module and the name of a dotted name."""
+    module, _, name = dotted.rpartition(".")
+    return module, name
+
+
 def cut_out(wanted: Iterable[tuple[str, str]]) -> Sources:
     """Give, by module, the source text of some of its functions and of all that they need.
 

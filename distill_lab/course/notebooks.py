@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from distill_lab.exercises.registry import Lesson
 
 SOLUTIONS, NOTEBOOKS = "solutions", "notebooks"
+ANSWER_PREFIX = "answer-"  # of an answer cell's id, before the exercise's
 NO_UPDATES = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
 
 
@@ -181,7 +182,7 @@ def _read_attempt(path: Path, lesson: Lesson) -> NotebookNode:
 
 def _answer_cell(notebook: NotebookNode, exercise_id: str, lesson: Lesson) -> NotebookNode:
     """Find the answer cell by its grade_id, or else by its cell id."""
-    name = f"answer-{exercise_id}"
+    name = ANSWER_PREFIX + exercise_id
     code: list[NotebookNode] = [cell for cell in notebook.cells if cell.cell_type == "code"]
     found = [c for c in code if c.metadata.get("nbgrader", {}).get("grade_id") == name]
     found = found or [cell for cell in code if cell.get("id") == name]

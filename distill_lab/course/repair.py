@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill_lab.course.notebooks import ANSWER_PREFIX
 from distill_lab.exercises.registry import Lesson, exercises
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ LARGEST_NOTEBOOK = 20_000_000  # bytes
 MOST_BRACKETS = 1_000_000  # lists and objects in its JSON, each of which takes 60 to 230 bytes
 MOST_CELLS = 2_000
 LONGEST_CODE = 1 << 19  # characters of all its code, as JSON; a message to a worker holds twice it
-ANSWER = "answer-"
 
 _IMPORT = re.compile(r"^(?:import|from) ", re.MULTILINE)
 _CHECK = re.compile(r"check\(\s*[\"'](\w{1,100})[\"']\s*,\s*\w{1,100}\s*\)")
@@ -119,7 +119,7 @@ class _Part:
     @property
     def answer(self) -> str:
         """The exercise whose answer it is marked as."""
-        return self.mark.removeprefix(ANSWER) if self.mark.startswith(ANSWER) else ""
+        return self.mark.removeprefix(ANSWER_PREFIX) if self.mark.startswith(ANSWER_PREFIX) else ""
 
     @property
     def text(self) -> str:
@@ -291,7 +291,7 @@ def _first_piece(before: Sequence[_Part], part: _Part) -> _Part | None:
     if same:
         goes_on = _CONTINUES.match(part.source) or _is_open(same[-1])
         return same[-1] if goes_on and not part.defines(part.answer) else None
-    if before and before[-1].answer and not part.mark.startswith(ANSWER):
+    if before and before[-1].answer and not part.mark.startswith(ANSWER_PREFIX):
         return before[-1] if _CONTINUES.match(part.source) and _is_open(before[-1]) else None
     return None
 

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 ContractStatus = Literal["passed", "failed", "untried"]
@@ -23,7 +24,9 @@ Status = Literal[
     "stopped",  # too long, too much memory, or the process ended
     "unreadable",  # the file is no notebook
 ]
+GRADES = "grades.csv"
 COLUMNS = ("student", "lesson", "exercise", "points", "possible", "status", "reason")
+JOINERS = "\u200c\u200d"  # without width, but part of how some scripts are written
 
 # Where a cell begins, and what then makes it a formula. It also begins after a semicolon or an end
 # of line: many a spreadsheet splits there, whatever is quoted, and not at commas. Blanks, quotes
@@ -33,6 +36,16 @@ _FORMULA = (
     r"(?=(?:[^\S\t\r\n]|['\"`´‘’‚‛“”„‟«»＇＂\x00-\x08\x0e-\x1f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff])*"
     r"[=+\-@\t\r\n\u2212＝＋－＠﹦﹢﹣﹫])"
 )
+
+
+class Format(StrEnum):
+    """Where ``gradebook`` carries the points."""
+
+    nbgrader = "nbgrader"
+    canvas = "canvas"
+    moodle = "moodle"
+    gradescope = "gradescope"
+    csv = "csv"
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,16 @@ class SubmissionResult:
             tuple(exercises),
             tuple(value["repairs"]),
         )
+
+
+def printable(text: str) -> str:
+    """Give a stranger's text as one line.
+
+    What cannot be printed is replaced: controls, marks that turn the direction of writing, and
+    halves of characters, which no file can hold.
+    """
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() or c in JOINERS else "\ufffd" for c in line)
 
 
 def harmless(text: str) -> str:

@@ -150,6 +150,10 @@ class Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def close(self) -> None:
+        """End it, and all that it runs."""
+        self._stack.close()
+
     @property
     def alive(self) -> bool:
         """Whether it can still fork."""
@@ -201,7 +205,7 @@ class Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        self.close()
 
 
 # --- starting -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from nbgrader.converters import GenerateAssignment
 from nbgrader.preprocessors import ClearSolutions
 from nbgrader.utils import is_solution
 
-ANSWER_PREFIX = "answer-"
+from distill_lab.course.notebooks import ANSWER_PREFIX
 
 
 def stub(exercise_id: str) -> str:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from distill_lab.course.notebooks import ANSWER_PREFIX
 from distill_lab.course.repair import (
-    ANSWER,
     LARGEST_NOTEBOOK,
     Cell,
     Script,
@@ -29,6 +29,7 @@ from distill_lab.course.repair import (
     read_script,
     too_large,
 )
+from distill_lab.course.results import JOINERS
 from distill_lab.errors import UserError
 from distill_lab.exercises import registry
 from distill_lab.exercises.registry import Lesson
@@ -61,9 +62,10 @@ _MOODLE = re.compile(r"(.+?)(?:_(\d+))?_assignsubmission_file(?:_(.*))?", re.DOT
 # "lastnamefirst_LATE_1234_56789_file.ipynb"; without names "anon_x1Y2z_56789_file.ipynb".
 _CANVAS = re.compile(r"(?:(\w+?)_)?(?:LATE_)?(?:(\d+)|(anon_\w+?))_\d+_.+", re.DOTALL)
 _PASSED_OVER = re.compile(r"\..*|__MACOSX|.*\.attempt-\d+\.ipynb", re.IGNORECASE | re.DOTALL)
-_MARK = re.compile(rb'"(?:grade_id|id)"\s{0,9}:\s{0,9}"' + ANSWER.encode() + rb'(\w{1,100})"')
+_MARK = re.compile(
+    rb'"(?:grade_id|id)"\s{0,9}:\s{0,9}"' + ANSWER_PREFIX.encode() + rb'(\w{1,100})"'
+)
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.I)
-_JOINERS = "\u200c\u200d"  # stand in names of several scripts
 
 
 @dataclass(frozen=True)
@@ -544,7 +546,7 @@ def _line(text: str) -> str:
     """Give a text as one line in which nothing is hidden and no folder begins."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(
-        c if (c.isprintable() or c in _JOINERS) and c not in "/\\" else f"<U+{ord(c):04X}>"
+        c if (c.isprintable() or c in JOINERS) and c not in "/\\" else f"<U+{ord(c):04X}>"
         for c in text
     )
 

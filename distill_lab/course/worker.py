@@ -129,11 +129,9 @@ def _child(channel: int, settings: Mapping[str, Any], where: Mapping[str, Any]) 
             os.dup2(nowhere, descriptor)
         os.dup2(channel, 3)
         os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        isolation.limit(isolation.Limits(settings["memory"], settings["seconds"]))
+        isolation.limit(settings["memory"], settings["seconds"])
         if settings["namespaces"]:
-            isolation.hide_proc()
-            isolation.drop_privileges()
-            isolation.filter_system_calls()
+            isolation.shut_off()
             os.chdir("/tmp")
         answer_questions(socket.socket(fileno=3), where)
     except BaseException:  # the judge sees the end of the channel
@@ -253,10 +251,7 @@ class Shelf(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         name = module.__name__
-        source = self.sources.get(name, "")
-        file = f"<{name}>"
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-        exec(compile(source, file, "exec"), module.__dict__)
+        run_text(self.sources.get(name, ""), f"<{name}>", module.__dict__)
 
         def missing(attribute: str) -> Withheld:
             if attribute.startswith("__"):
@@ -267,6 +262,12 @@ class Shelf(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 # --- one exercise of one submission -------------------------------------------------------------
+
+
+def run_text(source: str, file: str, scope: dict[str, Any]) -> None:
+    """Run a text; ``file`` is the name under which a traceback finds its lines."""
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    exec(compile(source, file, "exec", FLAGS, dont_inherit=True), scope)
 
 
 def answer_questions(channel: socket.socket, where: Mapping[str, Any]) -> None:
@@ -414,8 +415,7 @@ class Run:
                 from IPython.core.inputtransformer2 import TransformerManager
 
                 source = TransformerManager().transform_cell(source)
-            linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-            exec(compile(source, file, "exec", FLAGS, dont_inherit=True), self.scope)
+            run_text(source, file, self.scope)
         except BaseException as error:  # SystemExit too
             return f"{type(error).__name__}: {one_line(error)}"
         return ""

@@ -192,16 +192,16 @@ def _three_tokens(answer: Answer, generator: torch.Generator) -> None:
             },
             inputs={"tokens": tokens},
         )
-    _mask_of(answer, _some(generator))
+    _mask_of(answer, _some_tokens(generator))
 
 
-def _some(generator: torch.Generator) -> int:
+def _some_tokens(generator: torch.Generator) -> int:
     """Draw a number of tokens."""
     return int(torch.randint(12, 60, (), generator=generator))
 
 
 def _whole_past(answer: Answer, generator: torch.Generator) -> None:
-    for tokens in (5, _some(generator)):
+    for tokens in (5, _some_tokens(generator)):
         mask = _mask_of(answer, tokens)
         query, key = _first(~mask & _lower(tokens))
         require(
@@ -215,7 +215,7 @@ def _whole_past(answer: Answer, generator: torch.Generator) -> None:
 
 
 def _no_future(answer: Answer, generator: torch.Generator) -> None:
-    for tokens in (5, _some(generator)):
+    for tokens in (5, _some_tokens(generator)):
         mask = _mask_of(answer, tokens)
         query, key = _first(mask & ~_lower(tokens))
         require(
