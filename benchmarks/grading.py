@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -28,12 +27,11 @@ import psutil
 from nbformat import NotebookNode
 
 from distill_lab.course.build import read_lesson, student_notebook
-from distill_lab.course.library import cut_out
 from distill_lab.course.nbgrader import lay_out
 from distill_lab.course.notebooks import as_text
-from distill_lab.course.stub import ANSWER_PREFIX
 from distill_lab.exercises.registry import Lesson, find_lesson
 from distill_lab.files import write_json
+from tests.answers import answer_cells, answer_text, answered, answers_of, answers_only, hand_in
 from tests.mutants.test_mutants import MUTANTS, OTHER_STYLES
 
 ROOT = Path(__file__).parent.parent
@@ -81,24 +79,18 @@ def submissions(lesson: Lesson, count: int = SUBMISSIONS) -> list[Submission]:
 
 def _right_answers(lesson: Lesson, solved: NotebookNode) -> dict[str, list[str]]:
     """Give, by exercise, the worked answer and those in another style."""
-    worked = {cell.id: cell.source for cell in solved.cells}
+    worked = answers_of(solved)
     return {
-        x.id: [worked[ANSWER_PREFIX + x.id]] + [_as_cell(*o) for o in OTHER_STYLES if o[0] == x.id]
+        x.id: [worked[x.id]] + [answer_text(*o) for o in OTHER_STYLES if o[0] == x.id]
         for x in lesson.exercises
     }
 
 
 def _wrong_answers(lesson: Lesson) -> dict[str, list[str]]:
     return {
-        x.id: [_as_cell(x.id, mutant.function) for mutant in MUTANTS if mutant.exercise == x.id]
+        x.id: [answer_text(x.id, mutant.function) for mutant in MUTANTS if mutant.exercise == x.id]
         for x in lesson.exercises
     }
-
-
-def _as_cell(id: str, function: Callable[..., Any]) -> str:
-    """Give the text of a cell that answers an exercise with a function of the tests."""
-    source = cut_out([(function.__module__, function.__name__)])[function.__module__]
-    return f"{source}\n{id} = {function.__name__}"
 
 
 def _turn(choices: dict[str, list[str]], turn: int) -> dict[str, str]:
@@ -112,27 +104,9 @@ def _some(ids: Sequence[str], turn: int) -> Sequence[str]:
     return choices[turn % len(choices)] if choices else ()
 
 
-def answered(notebook: NotebookNode, answers: dict[str, str]) -> NotebookNode:
-    """Give a notebook with these answers in it, by exercise; the others stay."""
-    result: NotebookNode = nbformat.from_dict(notebook)
-    for cell in _answer_cells(result):
-        cell.source = answers.get(cell.id.removeprefix(ANSWER_PREFIX), cell.source)
-    return result
-
-
-def _answer_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.get("id", "").startswith(ANSWER_PREFIX)]
-
-
 def stripped(text: str) -> str:
     """Leave of a notebook's code the imports, the answers, the checks, and the ``use`` lines."""
-    notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
-    imports = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and cell is not imports and "nbgrader" not in cell.metadata:
-            cell.source = "\n".join(re.findall(r"^\w+ = use\(\w+\)$", cell.source, re.MULTILINE))
-    notebook.cells = [cell for cell in notebook.cells if cell.source]
-    return as_text(notebook)
+    return as_text(answers_only(nbformat.reads(text, as_version=nbformat.NO_CONVERT)))
 
 
 # --- broken, by turns ---------------------------------------------------------------------------
@@ -144,7 +118,7 @@ def _broken(notebook: NotebookNode, turn: int) -> str:
 
 def _split(notebook: NotebookNode) -> str:
     """Split each answer over two cells."""
-    answers = {cell.id for cell in _answer_cells(notebook)}
+    answers = {cell.id for cell in answer_cells(notebook).values()}
     cells = []
     for cell in notebook.cells:
         cells.append(cell)
@@ -169,7 +143,7 @@ def _unmarked(notebook: NotebookNode) -> str:
 
 def _misspelt(notebook: NotebookNode) -> str:
     """Leave a bracket open in the first answer."""
-    _answer_cells(notebook)[0].source += "\nprint("
+    next(iter(answer_cells(notebook).values())).source += "\nprint("
     return as_text(notebook)
 
 
@@ -239,7 +213,7 @@ def measure(lesson: Lesson, sample: int, folder: Path) -> dict[str, Any]:
     environment = _environment(folder)
 
     for submission in made:
-        _hand_in(folder / "submitted" / submission.student, lesson, submission.text)
+        hand_in(folder / "submitted" / submission.student, lesson, submission.text)
     cores = len(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "distill_lab", "course", "grade", str(folder / "submitted")]
     command += ["--out", str(folder / "graded"), "--lesson", lesson.name, "--root", str(ROOT)]
@@ -302,11 +276,6 @@ def _environment(folder: Path) -> dict[str, str]:
     return environment | places
 
 
-def _hand_in(folder: Path, lesson: Lesson, text: str) -> None:
-    folder.mkdir(parents=True)
-    (folder / f"{lesson.name}.ipynb").write_text(text, encoding="utf-8")
-
-
 @dataclass(frozen=True)
 class Autograded:
     """What nbgrader took: seconds and points of each submission, and the process."""
@@ -324,7 +293,7 @@ def _autograded(
     handed_in = {f"{student}-warm-up": text} | texts
     out = course / "seconds.json"
     for student, text in handed_in.items():
-        _hand_in(course / "submitted" / student / lesson.name, lesson, text)
+        hand_in(course / "submitted" / student / lesson.name, lesson, text)
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.autograde"]
     run = watched([*command, str(course), lesson.name, str(out), *handed_in], environment)
     graded = json.loads(out.read_text(encoding="utf-8"))

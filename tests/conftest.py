@@ -210,3 +210,17 @@ def finished_run(small_settings: Settings, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("runs") / "half"
     run(small_settings, folder, say=lambda line: None)
     return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a course of one small lesson, not built; the registry knows no other."""
+    from test_course_build import LESSON, SOURCE
+
+    from distill_lab.exercises import registry
+
+    (tmp_path / "solutions").mkdir()
+    (tmp_path / "solutions" / "09_numbers.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "lessons", lambda: (LESSON,))
+    return tmp_path

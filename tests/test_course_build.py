@@ -118,14 +118,11 @@ NOTEBOOK, SOLVED = Path("notebooks/09_numbers.ipynb"), Path("solutions/09_number
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A course of one lesson, not built yet; the working directory is a folder in it."""
-    (tmp_path / "solutions").mkdir()
-    (tmp_path / "solutions" / "09_numbers.py").write_text(SOURCE, encoding="utf-8")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(registry, "lessons", lambda: (LESSON,))
-    return tmp_path
+def root(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The course of one lesson; the working directory is a folder in it."""
+    (root / "elsewhere").mkdir()
+    monkeypatch.chdir(root / "elsewhere")
+    return root
 
 
 def course(*arguments: str) -> Result:

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, get_args
@@ -22,9 +21,9 @@ from distill_lab.course.feedback import STATUSES, feedback_html
 from distill_lab.course.results import ContractResult, ExerciseResult, Status, SubmissionResult
 from distill_lab.exercises.contracts import Contract
 from distill_lab.exercises.registry import Exercise, Lesson, lessons
+from tests import page as page_reader
 
 GOLDEN = Path(__file__).parent / "golden" / "feedback.html"
-VOID = {"meta", "br"}
 HOSTILE = (
     "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> &amp; `<b>` "
     "\u202etxet\u202c \u2066\u0007\x1b[31m\udc80 " + "W" * 400
@@ -91,39 +90,10 @@ RESULT = SubmissionResult(
 )
 
 
-class Page(HTMLParser):
-    """Collects a page's elements and text, and checks that every element is closed."""
+class Page(page_reader.Page):
+    """A page of feedback, which has neither pictures nor links to anything."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = self.title = self.css = self.details = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            self.css += data
-        elif "title" in self.open:
-            self.title += data
-        else:
-            self.text += data
-        if "details" in self.open:
-            self.details += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
+    void = frozenset({"meta", "br"})
 
 
 def page(result: SubmissionResult = RESULT, lesson: Lesson = LESSON) -> Page:

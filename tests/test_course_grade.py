@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from nbformat import NotebookNode
 from typer.testing import CliRunner
@@ -22,7 +21,6 @@ from distill_lab.cli import app, main
 from distill_lab.course import grade as grading
 from distill_lab.course.grade import GRADES, LOG, grade
 from distill_lab.course.judging import Judge, imports_of, ruled_out
-from distill_lab.course.library import cut_out
 from distill_lab.course.notebooks import as_text, pristine
 from distill_lab.course.repair import Cell, Script
 from distill_lab.course.results import SubmissionResult, grades_csv
@@ -31,6 +29,7 @@ from distill_lab.course.submissions import Submission
 from distill_lab.errors import UserError
 from distill_lab.exercises.checking import judge
 from distill_lab.exercises.registry import Exercise, find_exercise, find_lesson, lesson_of, lessons
+from tests.answers import answer_text, answered, hand_in, worked_answers
 from tests.mutants.test_mutants import MUTANTS, OTHER_STYLES
 
 ROOT = Path(__file__).parent.parent
@@ -41,24 +40,7 @@ MEGABYTE = 1 << 20
 
 def student_notebook(**answers: str) -> NotebookNode:
     """Lesson 03 as students get it, with answers by exercise."""
-    notebook = pristine(LESSON, ROOT)
-    for cell in notebook.cells:
-        id = cell.id.removeprefix("answer-")
-        cell.source = answers.get(id, cell.source) if cell.id != id else cell.source
-    return notebook
-
-
-def worked_answers() -> dict[str, str]:
-    solved = nbformat.read(ROOT / "solutions" / f"{LESSON.name}.ipynb", as_version=4)
-    marked = [cell for cell in solved.cells if cell.id.startswith("answer-")]
-    return {cell.id.removeprefix("answer-"): cell.source for cell in marked}
-
-
-def hand_in(folder: Path, student: str, notebook: NotebookNode | str) -> None:
-    path = folder / student / f"{LESSON.name}.ipynb"
-    path.parent.mkdir(parents=True)
-    text = notebook if isinstance(notebook, str) else as_text(notebook)
-    path.write_text(text, encoding="utf-8")
+    return answered(pristine(LESSON, ROOT), answers)
 
 
 ENTROPY_TOO_LARGE = """\
@@ -72,12 +54,12 @@ def entropy(logits, temperature=1.0):
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Submissions of every kind."""
     folder = tmp_path_factory.mktemp("submitted")
-    worked = worked_answers()
-    hand_in(folder, "solved", student_notebook(**worked))
-    hand_in(folder, "unsolved", student_notebook())
-    hand_in(folder, "half", student_notebook(**{**worked, "entropy": ENTROPY_TOO_LARGE}))
-    hand_in(folder, "broken", "{ no notebook")
-    hand_in(folder, "ends", student_notebook(entropy="import os\nos._exit(0)"))
+    worked = worked_answers(LESSON)
+    hand_in(folder / "solved", LESSON, student_notebook(**worked))
+    hand_in(folder / "unsolved", LESSON, student_notebook())
+    hand_in(folder / "half", LESSON, student_notebook(**{**worked, "entropy": ENTROPY_TOO_LARGE}))
+    hand_in(folder / "broken", LESSON, "{ no notebook")
+    hand_in(folder / "ends", LESSON, student_notebook(entropy="import os\nos._exit(0)"))
     return folder
 
 
@@ -227,14 +209,14 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     folder = tmp_path / "submitted"
-    hand_in(folder, "ada", student_notebook())
-    hand_in(folder, "bob", student_notebook())
+    hand_in(folder / "ada", LESSON, student_notebook())
+    hand_in(folder / "bob", LESSON, student_notebook())
     return folder
 
 
 def test_what_is_graded_is_not_graded_again(two: Path, tmp_path: Path, judged: list[str]) -> None:
     grade_here(two, tmp_path / "out")
-    hand_in(two, "cyd", student_notebook())
+    hand_in(two / "cyd", LESSON, student_notebook())
     (two / "bob" / f"{LESSON.name}.ipynb").write_text(as_text(student_notebook(entropy="x = 1")))
     grade_here(two, tmp_path / "out", resume=True)
     assert judged == ["ada", "bob", "bob", "cyd"]
@@ -372,8 +354,7 @@ def judging() -> Iterator[Judge]:
 
 def as_cell(exercise: Exercise, function: Any) -> Script:
     """A submission with a function of the tests as the answer to one exercise."""
-    source = cut_out([(function.__module__, function.__name__)])[function.__module__]
-    return Script((Cell(f"{source}\n{exercise.id} = {function.__name__}\n", exercise.id),), {}, ())
+    return Script((Cell(answer_text(exercise.id, function), exercise.id),), {}, ())
 
 
 @pytest.mark.slow

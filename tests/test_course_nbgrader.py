@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
@@ -26,11 +24,11 @@ from typer.testing import CliRunner, Result
 
 from distill_lab.course import build, cli
 from distill_lab.course.notebooks import as_text
-from distill_lab.course.stub import ANSWER_PREFIX
 from distill_lab.errors import UserError
 from distill_lab.exercises import registry
 from distill_lab.exercises.checking import judge
 from distill_lab.exercises.registry import Lesson, find_exercise, lessons
+from tests.answers import answered, answers_of, answers_only
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,16 +112,6 @@ def succeeded(done: dict[str, Any]) -> None:
 # --- laying out ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A course of one small lesson, not built."""
-    (tmp_path / "solutions").mkdir()
-    (tmp_path / "solutions" / "09_numbers.py").write_text(SOURCE, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "lessons", lambda: (LESSON,))
-    return tmp_path
-
-
 def course(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, ["nbgrader", *arguments])
 
@@ -182,34 +170,6 @@ class Submission:
             else:
                 exec(compile(cell.source, cell.id, "exec"), scope)  # the repository's own code
         return reached
-
-
-def answers_only(solved: NotebookNode) -> NotebookNode:
-    """Leave out what gives no points: of the lesson's code, imports and ``use`` lines stay."""
-    first = next(cell.id for cell in solved.cells if cell.cell_type == "code")
-    kept = []
-    for cell in solved.cells:
-        if cell.cell_type == "code" and cell.id != first and "nbgrader" not in cell.metadata:
-            cell.source = "\n".join(re.findall(r"^\w+ = use\(\w+\)", cell.source, re.MULTILINE))
-        if cell.source:
-            kept.append(cell)
-    solved.cells = kept
-    return solved
-
-
-def answers_of(notebook: NotebookNode) -> dict[str, str]:
-    """Give the answer cells' text by exercise."""
-    cells = {cell.id: cell.source for cell in notebook.cells if cell.id.startswith(ANSWER_PREFIX)}
-    return {id.removeprefix(ANSWER_PREFIX): source for id, source in cells.items()}
-
-
-def answered(notebook: NotebookNode, answers: dict[str, str]) -> NotebookNode:
-    """Give a notebook with these answers in it, by exercise; the others stay."""
-    result = nbformat.from_dict(notebook)
-    for cell in result.cells:
-        if cell.id.startswith(ANSWER_PREFIX):
-            cell.source = answers.get(cell.id.removeprefix(ANSWER_PREFIX), cell.source)
-    return result
 
 
 def submissions(solved: NotebookNode, unsolved: NotebookNode) -> list[Submission]:

@@ -22,16 +22,6 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOK = "notebooks/09_numbers.ipynb"
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A course of one small lesson, not built."""
-    (tmp_path / "solutions").mkdir()
-    (tmp_path / "solutions" / "09_numbers.py").write_text(SOURCE, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "lessons", lambda: (LESSON,))
-    return tmp_path
-
-
 def release(*arguments: object) -> Result:
     return CliRunner().invoke(cli.app, ["release", *map(str, arguments)])
 

@@ -22,14 +22,11 @@ MINE = "def add(a, b=1, *, more=0):\n    return 3  # mine"
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A built course of one lesson; the working directory is its ``notebooks/``."""
-    (tmp_path / "solutions").mkdir()
-    (tmp_path / "solutions" / "09_numbers.py").write_text(SOURCE, encoding="utf-8")
-    list(build.build(tmp_path, LESSON))
-    monkeypatch.chdir(tmp_path / "notebooks")
-    monkeypatch.setattr(registry, "lessons", lambda: (LESSON,))
-    return tmp_path
+def root(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The course of one lesson, built; the working directory is its ``notebooks/``."""
+    list(build.build(root, LESSON))
+    monkeypatch.chdir(root / "notebooks")
+    return root
 
 
 @pytest.fixture

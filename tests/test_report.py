@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,44 +25,15 @@ from distill_lab.report import (
     validate_report,
     write_report,
 )
+from tests.page import Page
 
 SAMPLE_FILE = Path(__file__).parent / "sample_report.json"
 SAMPLE = json.loads(SAMPLE_FILE.read_text(encoding="utf-8"))
-VOID = {"meta", "img", "br", "link", "hr"}
 
 
 @pytest.fixture
 def report() -> dict[str, Any]:
     return copy.deepcopy(SAMPLE)
-
-
-class Page(HTMLParser):
-    """Collects a page's elements and text, and checks that every element is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def one_seed(report: dict[str, Any]) -> dict[str, Any]:

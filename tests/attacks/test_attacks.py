@@ -6,7 +6,6 @@ Nobody gets points for what he has not done, nobody else loses any, and nothing 
 
 from __future__ import annotations
 
-import copy
 import os
 import resource
 import select
@@ -20,15 +19,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from distill_lab.course.grade import FEEDBACK, GRADES, LOG, grade
-from distill_lab.course.notebooks import notebook_path, pristine
+from distill_lab.course.notebooks import pristine
 from distill_lab.course.results import COLUMNS, ExerciseResult, SubmissionResult
 from distill_lab.exercises.registry import Lesson, find_lesson
+from tests.answers import answered, hand_in, worked_answers
 from tests.attacks.attack import Attack
 from tests.attacks.harming import MARK, PORT
 
@@ -60,19 +59,9 @@ def _released(number: int) -> NotebookNode:
     return pristine(find_lesson(str(number)), ROOT)
 
 
-def _answers(notebook: NotebookNode) -> Iterator[tuple[str, NotebookNode]]:
-    """Give the answer cells of a notebook by their exercises."""
-    for cell in notebook.cells:
-        mark = cell.metadata.get("nbgrader", {}).get("grade_id", "")
-        if mark.startswith("answer-"):
-            yield mark.removeprefix("answer-"), cell
-
-
 def hostile(attack: Attack) -> NotebookNode:
     """Make the notebook that an attacker hands in."""
-    notebook = copy.deepcopy(_released(attack.lesson))
-    for exercise, cell in _answers(notebook):
-        cell.source = attack.answers.get(exercise, cell.source)
+    notebook = answered(_released(attack.lesson), attack.answers)
     first, last = (
         [new_code_cell(source, id=f"{where}-{k}") for k, source in enumerate(sources)]
         for where, sources in (("first", attack.first), ("last", attack.last))
@@ -83,18 +72,7 @@ def hostile(attack: Attack) -> NotebookNode:
 
 def honest(lesson: Lesson) -> NotebookNode:
     """Make the notebook of a student who has solved everything."""
-    notebook = copy.deepcopy(_released(lesson.number))
-    solved = nbformat.read(notebook_path(ROOT, "solutions", lesson), as_version=4)
-    solutions = {exercise: cell.source for exercise, cell in _answers(solved)}
-    for exercise, cell in _answers(notebook):
-        cell.source = solutions[exercise]
-    return notebook
-
-
-def _hand_in(folder: Path, student: str, number: int, notebook: NotebookNode) -> None:
-    place = folder / student
-    place.mkdir()
-    nbformat.write(notebook, place / f"{find_lesson(str(number)).name}.ipynb")
+    return answered(_released(lesson.number), worked_answers(lesson))
 
 
 # --- the batch ----------------------------------------------------------------------------------
@@ -179,13 +157,10 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batch]:
     submitted = folder / "submitted"
     submitted.mkdir()
     for attack in ATTACKS:
-        _hand_in(submitted, attack.name, attack.lesson, hostile(attack))
-    for number in LESSONS:
+        hand_in(submitted / attack.name, find_lesson(str(attack.lesson)), hostile(attack))
+    for lesson in map(find_lesson, map(str, LESSONS)):
         for student in ("000-ada", "m-emmy", "zzz-zeno"):
-            place = submitted / student
-            place.mkdir(exist_ok=True)
-            lesson = find_lesson(str(number))
-            nbformat.write(honest(lesson), place / f"{lesson.name}.ipynb")
+            hand_in(submitted / student, lesson, honest(lesson))
     temporary = folder / "temporary"
     temporary.mkdir()
     with (

@@ -16,9 +16,10 @@ from distill_lab.course.judging import PUBLIC_SEED
 from distill_lab.exercises.checking import judge, judge_answer
 from distill_lab.exercises.contracts import AnswerRaised
 from distill_lab.exercises.local import LocalAnswer
-from distill_lab.exercises.registry import Exercise, exercises, find_exercise
+from distill_lab.exercises.registry import Exercise, exercises, find_exercise, lesson_of
+from tests.answers import hand_in
 from tests.attacks.attack import Attack
-from tests.attacks.test_attacks import ROOT, SEED, _hand_in, hostile
+from tests.attacks.test_attacks import ROOT, SEED, hostile
 
 pytestmark = pytest.mark.slow
 
@@ -124,11 +125,10 @@ def test_what_students_read_has_no_secret_input(tmp_path: Path) -> None:
     public = _drawn(exercise, PUBLIC_SEED)
     secret = _drawn(exercise, SEED) - public
     assert len(secret) > 100
-    (tmp_path / "submitted").mkdir()
     for name, body in TALKS.items():
         source = f"PUBLIC = set({sorted(public)})\n{HEAD}    {body.strip()}\n"
         attack = Attack(name, 3, answers={"entropy": source})
-        _hand_in(tmp_path / "submitted", name, 3, hostile(attack))
+        hand_in(tmp_path / "submitted" / name, lesson_of(exercise), hostile(attack))
     out = tmp_path / "out"
     results = grade(
         tmp_path / "submitted", out, jobs=2, seed=SEED, time_limit=3, memory=512, root=ROOT,

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_course_nbgrader import answered, answers_of, answers_only, submissions
+from test_course_nbgrader import submissions
 
 from distill_lab.course import build
 from distill_lab.course.notebooks import as_text
 from distill_lab.exercises.registry import find_lesson, lessons
+from tests.answers import answered, answers_of, answers_only
 
 ROOT = Path(__file__).parent.parent.parent
 CELL_TIMEOUT = 300  # seconds
