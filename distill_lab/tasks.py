@@ -27,7 +27,7 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, cycle, repeat
 from pathlib import Path
@@ -94,6 +94,9 @@ class Task:
     test: Dataset
     max_length: int = 48
     notes: tuple[str, ...] = ()
+    _encoded: dict[tuple[str, ...], Dataset] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def num_classes(self) -> int:
@@ -127,6 +130,8 @@ class Task:
     def encode(self, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Tokenise a split, cut at ``max_length`` tokens, without padding.
 
+        It is done once for each tokenizer that does the same to a text.
+
         Args:
             split: Its name.
             tokenizer: Of the model that will read it.
@@ -139,7 +144,15 @@ class Task:
             UserError: The tokenizer's model takes fewer tokens than ``max_length``.
         """
         self._check_length(tokenizer.model_max_length)
-        return _tokenise(self.split(split), tokenizer, self.max_length, f"tokenising {split}")
+        data, what = self.split(split), f"tokenising {split}"
+        if not tokenizer.is_fast:  # what else it does to a text, its fingerprint cannot tell
+            return _tokenise(data, tokenizer, self.max_length, what)
+        from distill_lab.models import processor_fingerprint
+
+        key = (split, processor_fingerprint(tokenizer), tokenizer.truncation_side)
+        if key not in self._encoded:
+            self._encoded[key] = _tokenise(data, tokenizer, self.max_length, what)
+        return self._encoded[key].with_format(None)  # a view: its owner may set a format of it
 
     def collator(
         self, tokenizer: PreTrainedTokenizerBase

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from transformers import (
 )
 
 from distill_lab import losses
+from distill_lab.compact import compacted
 from distill_lab.devices import pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import told_as_user_error, write_json
@@ -347,7 +349,7 @@ class Schedule:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
-    checkpoint_every: int = 200
+    checkpoint_every: int = 500
     max_steps: int = -1
 
     def __post_init__(self) -> None:
@@ -677,18 +679,20 @@ def _train(
     teacher_width = _check_knowledge(model, knowledge, objective, data, task, processor)
     torch.manual_seed(schedule.seed)  # draws the projections
     trained = DistillationModel(model, objective, teacher_width)
-    if checkpoints is None:
-        with _temporary_folder() as folder:
-            return _run(trained, task, processor, knowledge, data, schedule, folder, what)
-    folder = Path(checkpoints)
-    _check_same_training(folder, _made_from(objective, schedule, data))
-    try:
-        training = _run(trained, task, processor, knowledge, data, schedule, folder, what)
-    except UserError:
+    run = partial(_run, trained, task, processor, knowledge, data, schedule, what=what)
+    with compacted(model, data, getattr(processor, "pad_token_id", None)):
+        if checkpoints is None:
+            with _temporary_folder() as folder:
+                return run(folder)
+        folder = Path(checkpoints)
+        _check_same_training(folder, _made_from(objective, schedule, data))
+        try:
+            training = run(folder)
+        except UserError:
+            _clear(folder)
+            raise
         _clear(folder)
-        raise
-    _clear(folder)
-    return training
+        return training
 
 
 def _check_model(model: PreTrainedModel, objective: Objective, task: Task) -> None:

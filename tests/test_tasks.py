@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +347,31 @@ def test_encoding_refuses_more_tokens_than_the_model_takes(tmp_path: Path, token
     task = load_task(write_csv(tmp_path, rows_of()), max_length=33)
     with pytest.raises(UserError, match=r"33 tokens.* at most 32"):
         task.encode("test", tokenizer)
+
+
+def test_a_split_is_tokenised_once_for_tokenizers_that_do_the_same(
+    small_task: Task, small_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(small_task)
+    first = task.encode("test", small_tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "_tokenise", None)
+        assert task.encode("test", copy.deepcopy(small_tokenizer))[:] == first[:]
+    first.set_format("numpy", columns=["label"])  # the caller's own view of it
+    assert "input_ids" in task.encode("test", small_tokenizer)[0]
+
+
+def test_a_tokenizer_that_was_changed_in_place_tokenises_anew(
+    small_task: Task, small_tokenizer: Any
+) -> None:
+    task = replace(small_task)
+    before = task.encode("test", small_tokenizer)["input_ids"][:]
+    small_tokenizer.add_tokens(small_task.test[0]["text"][-5:-1])
+    assert task.encode("test", small_tokenizer)["input_ids"][:] != before
+    short = replace(small_task, max_length=4)
+    right = short.encode("test", small_tokenizer)["input_ids"][:]
+    small_tokenizer.truncation_side = "left"
+    assert short.encode("test", small_tokenizer)["input_ids"][:] != right
 
 
 def test_collator_refuses_a_tokenizer_without_padding(tmp_path: Path, tokenizer: Any) -> None:
