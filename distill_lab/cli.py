@@ -421,6 +421,8 @@ def evaluate(
         "ece": result.ece,
         **cost.as_dict(),
     }
+    if not _is_main_process():
+        return
     if as_json:
         print(json.dumps(figures, indent=2))
         return

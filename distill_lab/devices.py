@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from distill_lab.errors import UserError
@@ -58,12 +59,23 @@ def processes(device: str = "auto") -> PartialState:
     return PartialState(cpu=pick_device(device).type == "cpu")
 
 
+def own_device(name: str = "auto") -> torch.device:
+    """Turn a device's name into the device of this process: of several, each has its own.
+
+    Raises:
+        UserError: As in ``pick_device``.
+    """
+    device, state = pick_device(name), processes(name)
+    return device if state.num_processes == 1 else state.device
+
+
 @lru_cache
 def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     """Give the dtype of autocast: ``auto`` measures whether bfloat16 pays on this device.
 
     A product of the size a MiniLM feed-forward layer has is timed in both dtypes (about 0.1 s,
     once a process): processors without bfloat16 instructions emulate it and are slower with it.
+    Of several processes the first one's measurement counts for all, so all must ask.
 
     Raises:
         UserError: The name is not ``auto``, ``float32`` or ``bfloat16``.
@@ -75,6 +87,8 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
     if device.type == "mps":
         return torch.float32
     gain = _product_seconds(device, torch.float32) / _product_seconds(device, torch.bfloat16)
+    processes(device.type)
+    [gain] = broadcast_object_list([gain])
     return torch.bfloat16 if gain >= GAIN_WORTH_HAVING else torch.float32
 
 

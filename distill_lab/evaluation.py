@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, reduce
 from scipy import optimize, special, stats
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
-from distill_lab.devices import autocast, pick_device, pick_dtype, synchronize
+from distill_lab.devices import autocast, own_device, pick_dtype, processes, synchronize
 from distill_lab.knowledge import model_inputs, observe
-from distill_lab.models import count_bytes, count_parameters
+from distill_lab.models import count_bytes, count_parameters, label_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def evaluate(
         what: Said by the progress bar.
     """
     data = task.encode(split, processor)
-    place = pick_device(device)
+    place = own_device(device)
     model.to(place)  # type: ignore[arg-type]  # transformers' decorator hides torch's types
     logits = predict_logits(
         model,
@@ -131,23 +132,33 @@ def predict_logits(
     """Give the logits of encoded rows, float32 [examples, classes], in the rows' order.
 
     Rows go through sorted by length where they have one, so that little is computed on padding.
+    Under ``torchrun`` each process computes a share of the batches, and all get all logits.
     """
     model.eval()
+    state = processes(model.device.type)
     lengths = np.asarray(data["length"][:] if "length" in data.column_names else [0] * len(data))
     order = np.argsort(-lengths, kind="stable")
     data = data.select(order)
-    parts = []
-    with tqdm(total=len(order), desc=what, unit="example", leave=False) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = take_rows(data, start, start + batch_size)
-            batch = _to(collate(rows), model.device)
-            with autocast(model.device, dtype):
-                parts.append(observe(model, batch)["logits"].float().cpu())
-            bar.update(len(rows))
-    logits = torch.cat(parts)
-    out = torch.empty_like(logits)
-    out[torch.from_numpy(order)] = logits
-    return out
+    out = torch.zeros(len(order), len(label_names(model)))
+    rounds = range(0, len(order), state.num_processes * batch_size)
+    with tqdm(
+        total=len(order),
+        desc=what,
+        unit="example",
+        leave=False,
+        disable=not state.is_main_process,
+    ) as bar:
+        for first in rounds:
+            start = first + state.process_index * batch_size
+            stop = min(start + batch_size, len(order))
+            if start < stop:
+                batch = _to(collate(take_rows(data, start, stop)), model.device)
+                with autocast(model.device, dtype):
+                    out[order[start:stop]] = observe(model, batch)["logits"].float().cpu()
+            bar.update(min(rounds.step, len(order) - first))
+    # Every row was computed by one process and is 0 in all others.
+    logits: torch.Tensor = reduce(out.to(model.device), "sum").cpu()
+    return logits
 
 
 def take_rows(data: Any, start: int, stop: int) -> list[dict[str, Any]]:
@@ -411,17 +422,23 @@ def measure_cost(
     examples: int = 320,
     repeats: int = 5,
 ) -> Cost:
-    """Measure what a model costs; its speed on encoded rows, as ``measure_speeds`` does."""
+    """Measure what a model costs; its speed on encoded rows, as ``measure_speeds`` does.
+
+    Under ``torchrun`` the first process measures, and the others wait for its figures.
+    """
     model = model.float().eval()
-    [speed] = measure_speeds(
-        [lambda inputs: model(**inputs)],
-        data,
-        collate,
-        device=model.device,
-        batch_size=batch_size,
-        examples=examples,
-        repeats=repeats,
-    )
+    speeds: list[Speed] = []
+    if processes(model.device.type).is_main_process:
+        speeds = measure_speeds(
+            [lambda inputs: model(**inputs)],
+            data,
+            collate,
+            device=model.device,
+            batch_size=batch_size,
+            examples=examples,
+            repeats=repeats,
+        )
+    [[speed]] = broadcast_object_list([speeds])
     return Cost(
         parameters=count_parameters(model),
         bytes=count_bytes(model),

@@ -29,14 +29,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from distill_lab.devices import autocast, dtype_name, moved, pick_device, pick_dtype, processes
+from distill_lab.devices import autocast, dtype_name, moved, own_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import write_json, written_whole
 from distill_lab.models import (
@@ -356,11 +355,11 @@ def extract(
         )
     manifest = _read_manifest(folder)
     state = processes(device)
-    place = pick_device(device) if state.num_processes == 1 else state.device
+    place = own_device(device)
     if dtype == "auto" and manifest is not None:
         # What is faster is measured, and may be measured otherwise the next time.
         dtype = manifest["fingerprint"]["dtype"].partition(" ")[0]
-    computed = broadcast_object_list([pick_dtype(place, dtype)])[0]  # one for all processes
+    computed = pick_dtype(place, dtype)
     made_from = fingerprint(
         teacher,
         processor,
@@ -405,6 +404,8 @@ def extract(
         "examples": len(data),
         "shards": [],
     }
+    missing = [k for k in range(len(shards)) if not _is_whole(folder / names[k], len(shards[k]))]
+    mine = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # all have looked at the folder before the first writes to it
     if state.is_main_process:
         write_json(folder / "manifest.json", manifest)
@@ -412,17 +413,19 @@ def extract(
 
     ask = LiveTeacher(moved(teacher, place), features, dtype=computed)
     schema = _schema(features, task.num_classes, top_k, stored_dtype)
-    mine = [k for k in range(len(shards)) if k % state.num_processes == state.process_index]
-    with tqdm(total=sum(len(shards[k]) for k in mine), desc="extracting", unit="example") as bar:
+    with tqdm(
+        total=sum(len(shards[k]) for k in mine),
+        desc="extracting",
+        unit="example",
+        disable=not state.is_main_process,
+    ) as bar:
         for k in mine:
-            if _is_whole(folder / names[k], len(shards[k])):
-                bar.update(len(shards[k]))
-                continue
             answers = _ask(ask, data.select(shards[k]), collate, batch_size, bar)
             _write_shard(folder / names[k], answers, schema, top_k)
 
     state.wait_for_everyone()
     if state.is_main_process:
+        _check_all_here(folder, names)
         manifest["shards"] = [
             {"file": name, "rows": len(rows), "bytes": (folder / name).stat().st_size}
             for name, rows in zip(names, shards, strict=True)
@@ -482,6 +485,19 @@ def _ask(
         batch = collate(part.to_list())
         yield batch, part["content_hash"][:], ask(batch)
         bar.update(len(part))
+
+
+def _check_all_here(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder in which other processes' shards do not turn up.
+
+    Raises:
+        UserError: One is missing.
+    """
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise UserError(
+            f"another process wrote {missing[0]}, but it is not in {folder}; give a folder that "
+            "all machines share"
+        )
 
 
 def _contents_hash(data: Dataset) -> str:

@@ -547,13 +547,23 @@ def processor_fingerprint(processor: Any) -> str:
     """
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
-        state = json.loads(backend.to_str())
-        state.pop("truncation", None)
-        state.pop("padding", None)
-    elif hasattr(processor, "get_vocab"):
+        return _fast_tokenizer_fingerprint(backend.to_str())
+    if hasattr(processor, "get_vocab"):
         state = {"class": type(processor).__name__, "vocab": processor.get_vocab()}
     else:  # feature extractors and image processors
         state = processor.to_dict()
+    return _hash_of(state)
+
+
+@lru_cache(maxsize=4)  # of a large vocabulary it takes longer than a training step
+def _fast_tokenizer_fingerprint(serialised: str) -> str:
+    state = json.loads(serialised)
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return _hash_of(state)
+
+
+def _hash_of(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -27,15 +27,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, set_seed
 
-from distill_lab.devices import device_name, dtype_name, moved, pick_device, pick_dtype, processes
+from distill_lab.devices import (
+    device_name,
+    dtype_name,
+    moved,
+    own_device,
+    pick_device,
+    pick_dtype,
+    processes,
+)
 from distill_lab.errors import UserError
 from distill_lab.evaluation import (
     Cost,
@@ -70,6 +79,7 @@ from distill_lab.vocabulary import (
 )
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 STEP = "step.json"  # beside a model: what it was made from
 LARGEST_SEED = 2**32  # NumPy takes no larger one
 VARIANTS = ("hard_labels", "label_smoothing", "distilled_same_data", "distilled")
@@ -278,6 +288,7 @@ def _begin(settings: Settings, out: str | Path | None, say: Say) -> _Steps:
     folder = Path(out) if out is not None else Path("runs") / task.name
     _claim(folder, settings)
     models = _load_models(settings, task)
+    PartialState().wait_for_everyone()  # all have looked at the folder
     # All that was given fits; nothing was written before.
     settled = replace(
         settings, device=str(device), dtype=settled_dtype(folder, settings.dtype, device)
@@ -417,7 +428,7 @@ class _Steps:
         """Fine-tune the teacher, or load it; give it with the seconds its training took."""
         s, task, folder = self.settings, self.task, self.folder / "teacher"
         key = self.teacher_key
-        if (record := made(folder / STEP, key)) is not None:
+        if (record := _agreed(made(folder / STEP, key))) is not None:
             done = "fine-tuned" if s.teacher_epochs else "in place"
             self.say(f"1 · Teacher: {s.teacher} is already {done}; using {folder}")
             return self._load(folder), float(record["seconds"])
@@ -451,7 +462,7 @@ class _Steps:
         features = objective_of(s, self.models.student, teacher).features()
         key = key_of(self.teacher_key, sorted(features))
         path = self.folder / "steps" / "knowledge.json"
-        record = read_json(path)
+        record = _agreed(read_json(path))
         if record.get("key") != key:
             if record:
                 self.say("2 · Knowledge: the teacher or the objective changed; extracting anew")
@@ -512,7 +523,7 @@ class _Steps:
         folder = self.folder / "students" / f"{variant}-seed{seed}"
         key = self.student_key(variant, seed)
         name = variant.replace("_", " ")
-        if (record := made(folder / STEP, key)) is not None:
+        if (record := _agreed(made(folder / STEP, key))) is not None:
             self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
             return _Student(folder, record["steps"], record["seconds"])
         start = time.perf_counter()
@@ -546,7 +557,7 @@ class _Steps:
         """Predict the test split with every model, in float32, and measure what each costs."""
         task = self.task
         encode = lru_cache(partial(task.encode, "test"))  # with one tokenizer, or with two
-        device = pick_device(self.settings.device)
+        device = own_device(self.settings.device)
         evaluations: dict[str, list[Evaluation]] = {}
         costs: dict[str, Cost] = {}
         for name in ("teacher", *students):
@@ -558,7 +569,7 @@ class _Steps:
                 model = teacher if student is None else self._load(student.folder)
                 what = f"testing {name.replace('_', ' ')}"
                 evaluations[name].append(
-                    evaluate(model, task, tokenizer, device=str(device), what=what)
+                    evaluate(model, task, tokenizer, device=self.settings.device, what=what)
                 )
             rows, collate = encode(tokenizer), task.collator(tokenizer)
             costs[name] = measure_cost(moved(model, device), rows, collate)
@@ -707,7 +718,7 @@ def settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
     """Settle the dtype once a folder: measured again, it might come out otherwise half-way."""
     path = folder / "steps" / "dtype.json"
     question = {"device": str(device), "asked": asked}
-    known = read_json(path)
+    known = _agreed(read_json(path))
     if {k: known.get(k) for k in question} == question:
         return str(known["dtype"])
     dtype = dtype_name(pick_dtype(device, asked))
@@ -738,6 +749,12 @@ def made(path: Path, key: str) -> dict[str, Any] | None:
 def key_of(*parts: Any) -> str:
     """Hash what a result is made from, given as JSON values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _agreed(found: Found) -> Found:
+    """Give what the first process found: another may look when that one has written already."""
+    [first] = broadcast_object_list([found])
+    return cast(Found, first)
 
 
 def _is_main() -> bool:

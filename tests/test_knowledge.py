@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -807,48 +804,6 @@ def test_what_a_killed_extraction_left_does_no_harm(
     (tmp_path / left).write_bytes(b"half")
     quick(small_teacher, small_task, small_tokenizer, tmp_path, features=FEATURES)
     assert files(tmp_path) == files(stored.folder)
-
-
-SHARED_EXTRACTION = """
-import json, sys
-from accelerate import PartialState
-from distill_lab.knowledge import extract
-from distill_lab.models import load_teacher, load_tokenizer
-from distill_lab.tasks import load_task
-
-model, folder, task, options = json.loads(sys.argv[1])
-task = load_task(**task)
-teacher = load_teacher(model, label_names=task.label_names)
-extract(teacher, task, load_tokenizer(model), folder, **options)
-assert PartialState().num_processes == 2
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_store_that_one_would(
-    stored: KnowledgeStore,
-    small_teacher: PreTrainedModel,
-    small_csv: Path,
-    small_tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
-) -> None:
-    model, folder = tmp_path / "teacher", tmp_path / "store"
-    small_teacher.save_pretrained(model)
-    small_tokenizer.save_pretrained(model)
-    task = {"spec": f"csv:{small_csv}", "group_column": "group", "id_column": "id"}
-    options = {"features": FEATURES, "dtype": "float32", "batch_size": 9, "shard_size": 45}
-    told = [str(model), str(folder), task | {"max_length": 24}, options | {"device": "cpu"}]
-    script = tmp_path / "extract.py"
-    script.write_text(SHARED_EXTRACTION)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(script), json.dumps(told)]
-    # Sums come out alike to the last bit only with as many threads as made the other store.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=os.environ | threads
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert files(folder) == files(stored.folder)
 
 
 def test_auto_goes_on_in_the_dtype_that_it_began_with(

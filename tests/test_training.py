@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import re
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 import weakref
@@ -989,52 +987,7 @@ def test_a_split_without_labels_is_refused(
         fine_tune(new_student(), task, small_tokenizer, split="transfer", schedule=QUICK)
 
 
-# --- several processes, and speed --------------------------------------------------------------
-
-TWO = """
-import os, sys
-from pathlib import Path
-import torch
-sys.path.insert(0, sys.argv[1])
-from conftest import VOCABULARY, sentences, small_bert, write_csv
-from transformers import BertTokenizerFast, set_seed
-from distill_lab.knowledge import LiveTeacher
-from distill_lab.tasks import load_task
-from distill_lab.training import Schedule, distill
-
-batch, rank = int(sys.argv[3]), os.environ.get("RANK", "0")
-folder = Path(sys.argv[2]) / rank
-folder.mkdir(parents=True)
-task = load_task(f"csv:{write_csv(folder / 'topics.csv', sentences())}", max_length=24,
-                 group_column="group", id_column="id", labelled_groups=20)
-(folder / "vocab.txt").write_text("\\n".join(VOCABULARY) + "\\n")
-tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
-set_seed(1)
-teacher = small_bert()
-set_seed(2)
-student = small_bert(layers=2, width=16, heads=2)
-schedule = Schedule(epochs=2, batch_size=batch, device="cpu", dtype="float32")
-training = distill(student, LiveTeacher(teacher), task, tokenizer, split="labelled",
-                   schedule=schedule)
-torch.save((student.state_dict(), training.steps, training.epochs), folder / "result.pt")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TWO)
-    here = str(Path(__file__).parent)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for folder, start, batch in (("one", [], 12), ("two", torchrun, 6)):
-        command = [sys.executable, *start, str(script), here, str(tmp_path / folder), str(batch)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
-    one, left, right = (
-        torch.load(tmp_path / folder / "result.pt") for folder in ("one/0", "two/0", "two/1")
-    )
-    assert largest_difference(left[0], right[0]) == 0.0
-    assert largest_difference(one[0], left[0]) < 1e-3
-    assert one[1:] == left[1:] == right[1:]
+# --- speed ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
