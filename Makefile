@@ -1,5 +1,5 @@
 # make demo runs the main job, make lab opens the notebooks, make test passes the tests, make bench
-# compares speed and memory; each makes .venv itself.
+# compares speed and memory with others'; each makes .venv itself.
 # On Linux without a GPU, the smaller CPU build of torch can be had from PyTorch's own index:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -24,8 +24,8 @@ test: lint .venv/tested
 fast: .venv/tested
 	$(BIN)/python -m pytest -m "not slow"
 
-bench: .venv/tested
-	$(BIN)/python -m benchmarks.grading --out build/benchmarks/grading.json
+bench: .venv/benched
+	$(BIN)/python -m benchmarks
 
 lint: .venv/tested
 	$(BIN)/ruff check .
@@ -50,6 +50,10 @@ lint: .venv/tested
 
 .venv/tested: .venv/installed
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+.venv/benched: .venv/tested benchmarks/requirements.txt
+	$(PIP) --requirement benchmarks/requirements.txt
 	@touch $@
 
 clean:

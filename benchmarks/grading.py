@@ -1,6 +1,7 @@
 """Submissions a minute: ``distill-lab course grade`` and ``nbgrader autograde``, side by side.
 
-``python -m benchmarks.grading [--lesson NN] [--sample N] [--out FILE.json]``, in the checkout.
+``python -m benchmarks.grading [--lesson NN] [--sample N] [--quick] [--out FILE.json]``, in the
+checkout.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import csv
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,7 +18,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ import nbformat
 import psutil
 from nbformat import NotebookNode
 
+from benchmarks.harness import Record, row, speedup
 from distill_lab.course.build import read_lesson, student_notebook
 from distill_lab.course.nbgrader import lay_out
 from distill_lab.course.notebooks import as_text
 from distill_lab.exercises.registry import Lesson, find_lesson
-from distill_lab.files import write_json
 from tests.answers import answer_cells, answer_text, answered, answers_of, answers_only, hand_in
 from tests.mutants.test_mutants import MUTANTS, OTHER_STYLES
 
@@ -40,6 +39,17 @@ KINDS = ("solved", "half", "wrong", "broken")
 SAMPLED = KINDS[:3]  # what both can grade
 GOAL, AIM = 20, 50
 EVERY = 0.2  # seconds between two looks at the memory
+SETUP = (
+    "`distill-lab course grade` grades a class of 200, a process for each core, and all of the "
+    "command counts, from its start to the last page of feedback. nbgrader's Python API grades a "
+    "sample of the very same notebooks (solved, half-solved and wrong ones), one after the other "
+    "as `nbgrader autograde` does, after one for warming up, and only the grading counts. "
+    "`vs_nbgrader_stripped`: it gets them without demonstrations, with nothing but imports, "
+    "answers, checks and `use` lines. Figures are seconds a submission, the ratio is that of "
+    "submissions a minute, and the spread is over the submissions of the sample. Memory is the "
+    "peak of the whole process tree, looked at every 0.2 s: the sum of RSS, and of PSS where that "
+    "of RSS was highest so far."
+)
 
 
 # --- what is handed in --------------------------------------------------------------------------
@@ -205,10 +215,16 @@ def _summed(pid: int, size: Callable[[psutil.Process], int]) -> int:
     return total
 
 
-def measure(lesson: Lesson, sample: int, folder: Path) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Grade a class with the command, then a sample of it with nbgrader."""
-    load = os.getloadavg()[0]
-    made = submissions(lesson)
+    count, sample = (8, 1) if options.quick else (SUBMISSIONS, options.sample)
+    with tempfile.TemporaryDirectory() as folder:
+        return {"grading": graded(find_lesson(options.lesson), count, sample, Path(folder))}
+
+
+def graded(lesson: Lesson, count: int, sample: int, folder: Path) -> Record:
+    """Grade so many submissions with the command, and a sample of them with nbgrader."""
+    made = submissions(lesson, count)
     chosen = [submission for submission in made if submission.kind in SAMPLED][:sample]
     environment = _environment(folder)
 
@@ -227,27 +243,19 @@ def measure(lesson: Lesson, sample: int, folder: Path) -> dict[str, Any]:
         course, lesson, {f"{s.student}-bare": stripped(s.text) for s in chosen}, environment
     )
     points = _points(folder / "graded" / "grades.csv")
-    rates = {
-        "distill_lab": _rate(len(made), ours.seconds, ours),
-        "nbgrader": _rate(sample, sum(whole.seconds), whole.run),
-        "nbgrader_stripped": _rate(sample, sum(bare.seconds), bare.run),
-    }
-    ours_a_minute, whole_a_minute, bare_a_minute = (
-        rate["submissions_a_minute"] for rate in rates.values()
-    )
+    each = [ours.seconds / count] * len(chosen)
     return {
-        "command": "python -m benchmarks.grading " + " ".join(sys.argv[1:]),
-        "lesson": lesson.name,
-        "cores": cores,
-        "load_before": round(load, 2),
-        "versions": {name: version(name) for name in ("distill-lab", "nbgrader", "torch")}
-        | {"python": platform.python_version()},
-        "submissions": Counter(submission.kind for submission in made),
-        "memory": "peak of the whole process tree in MB, looked at every 0.2 s: the sum of RSS, and"
-        " of PSS where that of RSS was highest so far",
-        **rates,
-        "sample": [
-            {
+        "vs_nbgrader": speedup(each, whole.seconds, at_least=GOAL, aim=AIM),
+        "vs_nbgrader_stripped": speedup(each, bare.seconds),
+        "rates": {
+            "distill_lab": _rate(count, ours.seconds, ours),
+            "nbgrader": _rate(len(chosen), sum(whole.seconds), whole.run),
+            "nbgrader_stripped": _rate(len(chosen), sum(bare.seconds), bare.run),
+        },
+        "class": {"lesson": lesson.name, "cores": cores}
+        | Counter(submission.kind for submission in made),
+        "sample": {
+            submission.student: {
                 "kind": submission.kind,
                 "points": points[submission.student],
                 "points_nbgrader": whole.points[i],
@@ -255,11 +263,8 @@ def measure(lesson: Lesson, sample: int, folder: Path) -> dict[str, Any]:
                 "seconds_nbgrader_stripped": round(bare.seconds[i], 2),
             }
             for i, submission in enumerate(chosen)
-        ],
-        "ratio": round(ours_a_minute / whole_a_minute, 1),
-        "ratio_stripped": round(ours_a_minute / bare_a_minute, 1),
-        "goal": GOAL,
-        "aim": AIM,
+        },
+        "setup": SETUP,
     }
 
 
@@ -305,8 +310,8 @@ def _points(grades: Path) -> dict[str, float]:
     """Give the points of each student."""
     points: dict[str, float] = defaultdict(float)
     with grades.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            points[row["student"]] += float(row["points"])
+        for grade in csv.DictReader(file):
+            points[grade["student"]] += float(grade["points"])
     return points
 
 
@@ -320,40 +325,10 @@ def _rate(count: int, seconds: float, run: Run) -> dict[str, float]:
     }
 
 
-def _told(found: dict[str, Any]) -> str:
-    names = {
-        "distill_lab": "distill-lab course grade",
-        "nbgrader": "nbgrader autograde",
-        "nbgrader_stripped": "nbgrader, without demonstrations",
-    }
-    lines = [f"{found['lesson']} on {found['cores']} cores; load before {found['load_before']}"]
-    for key, name in names.items():
-        rate = found[key]
-        lines.append(
-            f"{name:33} {rate['submissions']:4} in {rate['seconds']:6} s = "
-            f"{rate['submissions_a_minute']:7} a minute; "
-            f"peak {rate['peak_pss_mb']} MB PSS, {rate['peak_rss_mb']} MB RSS"
-        )
-    lines.append(
-        f"ratio {found['ratio']} (goal {GOAL}, aim {AIM}); {found['ratio_stripped']} against "
-        "nbgrader without demonstrations"
-    )
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Read the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lesson", default="3", metavar="NN")
     parser.add_argument("--sample", type=int, default=4, metavar="N", help="graded by nbgrader")
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(find_lesson(options.lesson), options.sample, Path(folder))
-    print(_told(found))
-    if options.out:
-        write_json(options.out, found)
 
 
 if __name__ == "__main__":
-    main()
+    row(measure, arguments=_arguments)
