@@ -26,7 +26,7 @@ WORTH_IT = 0.9  # where more of the rows are met, there is little to leave out
 
 
 class CompactEmbedding(nn.Module):
-    """An embedding in two parts: rows that are met, a parameter, and the others, a buffer.
+    """An embedding in two parts: rows that are met, which learn, and the others, which do not.
 
     While it trains it knows the met rows only; while it evaluates, all.
 
@@ -34,9 +34,6 @@ class CompactEmbedding(nn.Module):
         full: The embedding to take apart; it is not changed.
         met: Rows that training may ask for, int64 [rows], each once.
     """
-
-    place: Tensor
-    others: Tensor
 
     def __init__(self, full: nn.Embedding, met: Tensor) -> None:
         super().__init__()
@@ -47,8 +44,11 @@ class CompactEmbedding(nn.Module):
         place[order] = torch.arange(len(order))
         weight = full.weight.detach()
         self.met = nn.Parameter(weight[met.to(weight.device)].clone())
-        self.register_buffer("others", weight[aside.to(weight.device)].clone())
-        self.register_buffer("place", place.to(weight.device))  # of each row, met before others
+        # No buffers: DistributedDataParallel sends those to all processes in every step.
+        others = weight[aside.to(weight.device)].clone()
+        self.others = nn.Parameter(others, requires_grad=False)
+        # Of each row, where it stands in the met ones followed by the others.
+        self.place = nn.Parameter(place.to(weight.device), requires_grad=False)
         self.padding_idx = None if full.padding_idx is None else int(place[full.padding_idx])
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -62,11 +62,10 @@ class CompactEmbedding(nn.Module):
         return torch.cat([self.met.detach(), self.others])[self.place]
 
 
-def met_rows(data: Dataset, also: int | None = None) -> Tensor:
-    """Give the ids that encoded rows hold, int64, sorted; ``also`` is one more (padding)."""
+def met_rows(data: Dataset, *also: int | None) -> Tensor:
+    """Give the ids that encoded rows hold, and others that are there (padding): int64, sorted."""
     ids = np.unique(np.concatenate(data.with_format("numpy")["input_ids"][:]))
-    if also is not None:
-        ids = np.union1d(ids, [also])
+    ids = np.union1d(ids, [one for one in also if one is not None])
     return torch.from_numpy(ids.astype(np.int64))
 
 
@@ -87,7 +86,7 @@ def compacted(model: PreTrainedModel, data: Dataset, padding: int | None) -> Ite
     if type(full) is not nn.Embedding or not full.weight.requires_grad:
         yield
         return
-    met = met_rows(data, padding)
+    met = met_rows(data, padding, full.padding_idx)
     if len(met) > WORTH_IT * full.num_embeddings or int(met[-1]) >= full.num_embeddings:
         yield
         return

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
 from distill_lab.devices import autocast, own_device, pick_dtype, processes, synchronize
-from distill_lab.knowledge import model_inputs, observe
+from distill_lab.knowledge import model_inputs, observe, take_rows
 from distill_lab.models import count_bytes, count_parameters, label_names
 
 if TYPE_CHECKING:
@@ -159,12 +159,6 @@ def predict_logits(
     # Every row was computed by one process and is 0 in all others.
     logits: torch.Tensor = reduce(out.to(model.device), "sum").cpu()
     return logits
-
-
-def take_rows(data: Any, start: int, stop: int) -> list[dict[str, Any]]:
-    """Give the rows from ``start`` to before ``stop``, or to the end, as a collator takes them."""
-    columns = data[start:stop]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

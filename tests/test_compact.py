@@ -57,9 +57,10 @@ def test_it_gives_the_full_embedding_s_rows_in_both_modes() -> None:
     assert compact.weight.equal(full.weight)
 
 
-def test_only_met_rows_are_parameters() -> None:
+def test_only_met_rows_learn_and_nothing_is_sent_round_in_each_step() -> None:
     compact = CompactEmbedding(nn.Embedding(10, 4), torch.tensor([3, 7]))
-    assert [tuple(p.shape) for p in compact.parameters()] == [(2, 4)]
+    assert [tuple(p.shape) for p in compact.parameters() if p.requires_grad] == [(2, 4)]
+    assert not list(compact.buffers())
 
 
 def test_a_row_that_is_not_met_is_refused_while_training() -> None:
@@ -75,13 +76,11 @@ def test_padding_gets_no_gradient() -> None:
     assert compact.met.grad.tolist() == [[1.0] * 4, [0.0] * 4]
 
 
-def test_met_rows_are_those_of_the_data_and_one_more(
-    small_task: Task, small_tokenizer: Any
-) -> None:
+def test_met_rows_are_those_of_the_data_and_padding(small_task: Task, small_tokenizer: Any) -> None:
     data = small_task.encode("labelled", small_tokenizer)
     expected = {i for row in data["input_ids"][:] for i in row}
     assert set(met_rows(data).tolist()) == expected
-    assert set(met_rows(data, 299).tolist()) == expected | {299}
+    assert set(met_rows(data, 299, None, 298).tolist()) == expected | {298, 299}
     few = data.select([5, 2])
     assert set(met_rows(few).tolist()) == {i for row in few["input_ids"][:] for i in row}
 

@@ -1,7 +1,8 @@
 """Every notebook runs from its first cell to its last: unsolved, half solved, and solved.
 
 nbval runs a notebook's cells one by one in a kernel; a cell that raises is a failed test. Outputs
-are not compared: the notebooks hold none.
+are not compared: the notebooks hold none. Most cells keep one core busy, so the notebooks as they are
+go through two at a time, in the order of their tests, each with half of the cores.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from test_course_nbgrader import submissions
@@ -23,20 +27,29 @@ from tests.answers import answered, answers_of, answers_only
 
 ROOT = Path(__file__).parent.parent.parent
 CELL_TIMEOUT = 300  # seconds
+AT_A_TIME = 2
 
 LESSONS = [lesson.name for lesson in lessons()]
 MODES = {"notebooks": "unsolved", "solutions": "strict"}
 
 
 class Nbval:
-    """Runs nbval on notebooks, in a process of its own."""
+    """Runs nbval on notebooks, in a process of its own.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        data: Where the lessons keep progress.
+        threads: Of each notebook's computations; None: as many as torch takes.
+    """
+
+    def __init__(self, data: Path, threads: int | None = None) -> None:
         self.data = data
+        self.threads = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
 
     def __call__(self, *notebooks: Path, strict: bool) -> tuple[set[str], str]:
         """Give the names of the notebooks in which a cell failed, and what nbval said."""
-        environment = os.environ | {
+        environment = {
+            **os.environ,
+            **self.threads,
             "DISTILL_LAB_DATA": str(self.data),  # nobody's progress is touched
             "DISTILL_LAB_STRICT": "1" if strict else "",
             "NO_COLOR": "1",
@@ -68,18 +81,62 @@ def nbval(tmp_path: Path) -> Nbval:
 # --- the lessons as they are --------------------------------------------------------------------
 
 
+class Run(NamedTuple):
+    """What came of a notebook: the seconds it took, and what nbval said if a cell failed."""
+
+    seconds: float
+    said: str
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[Run]]]:
+    """Run the notebooks that the selected tests ask for; those not waited for are not begun."""
+    threads = max(1, (os.cpu_count() or 1) // AT_A_TIME)
+
+    def run(path: Path) -> Run:
+        nbval = Nbval(tmp_path_factory.mktemp("data"), threads)
+        start = time.perf_counter()
+        failed, said = nbval(path, strict=path.parent.name == "solutions")
+        return Run(time.perf_counter() - start, said if failed else "")
+
+    asked = [
+        notebook(item.callspec.params["folder"], item.callspec.params["name"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.originalname == test_every_notebook_runs_to_its_end.__name__
+    ]
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    try:
+        yield {path: pool.submit(run, path) for path in asked}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def notebook(folder: str, name: str) -> Path:
+    return ROOT / folder / f"{name}.ipynb"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", MODES)
 @pytest.mark.parametrize("name", LESSONS)
 def test_every_notebook_runs_to_its_end(
-    name: str, folder: str, nbval: Nbval, record_property: Callable[[str, object], None]
+    name: str,
+    folder: str,
+    runs: dict[Path, Future[Run]],
+    record_property: Callable[[str, object], None],
 ) -> None:
-    record_property("notebook", f"{folder}/{name}.ipynb")
-    record_property("mode", MODES[folder])
-    path = ROOT / folder / f"{name}.ipynb"
+    path = notebook(folder, name)
     assert path.is_file(), f"{folder}/{name}.ipynb is missing; run: distill-lab course build"
-    failed, said = nbval(path, strict=folder == "solutions")
-    assert not failed, f"{folder}/{name}.ipynb does not run to its end:\n{said}"
+    seconds, said = runs[path].result()
+    for key, value in {
+        "notebook": f"{folder}/{name}.ipynb",
+        "mode": MODES[folder],
+        "seconds": seconds,
+    }.items():
+        record_property(key, value)
+    assert not said, f"{folder}/{name}.ipynb does not run to its end:\n{said}"
 
 
 # --- what is wrong is red, what is not finished is green ------------------------------------------
