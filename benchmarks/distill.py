@@ -57,7 +57,8 @@ is two of three passes of the teacher, and `vs_textbrewer_float32` can say no mo
 """
 QUALITY_SETUP = """
 Macro-F1 on the test split after {epochs} epochs over the {examples} sentences, one run each, in
-float32 but for `ours`, which is in {auto}, as it comes; ours keeps the best epoch by the validation split, as `distill` does, the others their last.
+float32 but for `ours`, which is in {auto}, as it comes. Ours keeps the best epoch by the validation
+split, as `distill` does, the others their last.
 """
 
 

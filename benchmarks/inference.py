@@ -20,9 +20,9 @@ from benchmarks import material
 from benchmarks.harness import interleaved, rounded, row, speedup
 from distill_lab.classroom import trained_student
 from distill_lab.devices import device_name
-from distill_lab.evaluation import accuracy_and_macro_f1, take_rows
+from distill_lab.evaluation import accuracy_and_macro_f1
 from distill_lab.export import OnnxClassifier, export_onnx, quantize_int8
-from distill_lab.knowledge import model_inputs
+from distill_lab.knowledge import model_inputs, take_rows
 
 Classifier = Callable[[Mapping[str, Any]], torch.Tensor]
 Batches = list[dict[str, torch.Tensor]]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import draw_figures
+from benchmarks.plots import draw_figures
 from distill_lab.files import write_json, write_text, written_whole
 from distill_lab.plots import png_bytes
 

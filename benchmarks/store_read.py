@@ -19,7 +19,7 @@ import torch
 from benchmarks import material
 from benchmarks.harness import cost, interleaved, rounded, row
 from distill_lab import build_student, extract, load_teacher
-from distill_lab.evaluation import take_rows
+from distill_lab.knowledge import take_rows
 from distill_lab.quiet import quiet_transformers
 from distill_lab.tasks import Task
 

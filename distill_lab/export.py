@@ -29,8 +29,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from distill_lab.errors import UserError
-from distill_lab.evaluation import accuracy_and_macro_f1, measure_speeds, take_rows
+from distill_lab.evaluation import accuracy_and_macro_f1, measure_speeds
 from distill_lab.files import check_new_folder, written_whole
+from distill_lab.knowledge import take_rows
 from distill_lab.models import count_bytes, count_parameters
 from distill_lab.pipeline import Say, Settings, read_settings
 from distill_lab.prediction import Pair, load_pair

@@ -57,9 +57,10 @@ from distill_lab.classroom import (
     tokenizer,
     trained_student,
 )
-from distill_lab.evaluation import Interval, seeds_interval, take_rows
+from distill_lab.evaluation import Interval, seeds_interval
 from distill_lab.exercises import check, progress, use
 from distill_lab.exercises.faults import find_faults
+from distill_lab.knowledge import take_rows
 from distill_lab.losses import distillation_loss
 from distill_lab.models import count_parameters, encoder_blocks, even_layer_map, word_embeddings
 from distill_lab.plots import PALETTE, STUDENTS, canvas

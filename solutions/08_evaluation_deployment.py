@@ -76,10 +76,10 @@ from distill_lab.evaluation import (
     group_confusions,
     metric_intervals,
     reliability,
-    take_rows,
 )
 from distill_lab.exercises import check, progress, use
 from distill_lab.export import OnnxClassifier, export_onnx, quantize_int8, save_tokenizer
+from distill_lab.knowledge import take_rows
 from distill_lab.models import count_bytes, count_parameters, word_embeddings
 from distill_lab.plots import PALETTE, STUDENTS, TEACHER, canvas
 

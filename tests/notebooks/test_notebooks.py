@@ -1,8 +1,8 @@
 """Every notebook runs from its first cell to its last: unsolved, half solved, and solved.
 
 nbval runs a notebook's cells one by one in a kernel; a cell that raises is a failed test. Outputs
-are not compared: the notebooks hold none. Most cells keep one core busy, so the notebooks as they are
-go through two at a time, in the order of their tests, each with half of the cores.
+are not compared: the notebooks hold none. Most cells keep one core busy, so the notebooks as they
+are go through two at a time, in the order of their tests, each with half of the cores.
 """
 
 from __future__ import annotations
