@@ -167,7 +167,7 @@ def draw_main_job(results: Results) -> ReportFigure | None:
             label_type="center",
             fontsize=8,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85},
-            zorder=3,
+            zorder=5,  # above the goal's line
         )
     if goal:
         axes.axvline(goal, color=PALETTE[6], linestyle="--", label=f"goal, {goal:g} s", zorder=4)
