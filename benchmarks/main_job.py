@@ -28,18 +28,18 @@ SETUP = (
 )
 
 BOUND = (
-    "What bounds it. The teacher takes 0.58 GFLOP for a sentence (`docs/scaling.md` counts them). On "
-    "the machine of this page bare matrix products of the teacher's shapes reached 170 to 180 "
-    "GFLOP/s in float32 and 360 to 400 in bfloat16, so asking it about 27,351 sentences in bfloat16 "
-    "cannot take less than 40 s, nor its test pass over 7,839 in float32 less than 25 s, nor its "
-    "training, which goes back through half of it, and validation less than 24 s. The students take "
-    "5,665 steps of about 24 ms. The optimizer is no longer what counts: with a loop over the "
-    "parameters AdamW took 11 to 14 ms of a step of 34 to 41 ms, fused 2.7 of 25, and over the rows "
-    "alone that the texts use 1.8 (transfer set) and 1.3 ms (labelled sentences). By torch's "
-    "profiler, in one thread, 45 % of a step are matrix products, 12 % dropout's random numbers, "
-    "6 % setting gradients to zero, 6 % conversions between dtypes, 5 % AdamW; the rest are small "
-    "operations and what Python does. What remains to be had is less work: fewer "
-    "steps, or students without dropout, chosen on validation."
+    "What bounds it. The teacher takes 0.58 GFLOP for a sentence (`docs/scaling.md` counts them). "
+    "On the machine of this page bare matrix products of the teacher's shapes reached 170 to 180 "
+    "GFLOP/s in float32 and 360 to 400 in bfloat16, so asking it about 27,351 sentences in "
+    "bfloat16 cannot take less than 40 s, nor its test pass over 7,839 in float32 less than 25 s, "
+    "nor its training, which goes back through half of it, and validation less than 24 s. The "
+    "students take 5,665 steps of about 24 ms. The optimizer is no longer what counts: with a "
+    "loop over the parameters AdamW took 11 to 14 ms of a step of 34 to 41 ms, fused 2.7 of 25, "
+    "and over the rows alone that the texts use 1.8 (transfer set) and 1.3 ms (labelled "
+    "sentences). By torch's profiler, in one thread, 45 % of a step are matrix products, 12 % "
+    "dropout's random numbers, 6 % setting gradients to zero, 6 % conversions between dtypes, 5 % "
+    "AdamW; the rest are small operations and what Python does. What remains to be had is less "
+    "work: fewer steps, or students without dropout, chosen on validation."
 )
 
 
