@@ -26,6 +26,7 @@ ROWS = {
     "startup": "import distill_lab, distill-lab --help",
     "grading": "grading a class against nbgrader",
     "main_job": "distill-lab run, from nothing",
+    "limits": "what bounds it: matrix products, and a student's step",
 }
 OPTIONAL = {"torchdistill": "an epoch against torchdistill, in an environment of its own"}
 MODULES = {"torchdistill": "torchdistill_peer"}  # where it is not called as the row
@@ -60,19 +61,24 @@ def run_row(name: str, *, quick: bool = False) -> dict[str, Any]:
         return read_json(out) if done.returncode == 0 else {}
 
 
-def check_same_machine(results: dict[str, Any], machine: dict[str, Any]) -> None:
-    """Refuse to put figures of two machines, or of two numbers of threads, into one file.
+def check_same(results: dict[str, Any], about: dict[str, dict[str, Any]]) -> None:
+    """Refuse to put figures of two machines, numbers of threads or sets of versions into one file.
+
+    Args:
+        results: What is there already.
+        about: ``machine`` and ``versions`` of now.
 
     Raises:
-        UserError: The results there are of another machine.
+        UserError: The results there are of another machine, or were made with other versions.
     """
-    before = results.get("machine", machine)
-    if before != machine:
-        differing = sorted(key for key in before | machine if before.get(key) != machine.get(key))
-        raise UserError(
-            f"the results there were measured on another machine (its {', '.join(differing)} "
-            "differ); give another --out, or run all rows after deleting them"
-        )
+    for what, now in about.items():
+        before = results.get(what, now)
+        if before != now:
+            differing = sorted(key for key in before | now if before.get(key) != now.get(key))
+            raise UserError(
+                f"the results there are of another {what} ({', '.join(differing)} differ); "
+                "give another --out, or run all rows after deleting them"
+            )
 
 
 def merged(results: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
@@ -117,19 +123,18 @@ def _run(options: argparse.Namespace) -> None:
     from benchmarks.machine import machine, versions
     from benchmarks.results import missed, told, write_results
 
-    here = machine()
+    about = {"machine": machine(), "versions": versions()}
     failed = []
     for number, name in enumerate(names, 1):
         results = read_json(folder / "results.json")
-        check_same_machine(results, here)
+        check_same(results, about)
         print(f"{number}/{len(names)} · {name}: {(ROWS | OPTIONAL)[name]}", flush=True)
         found = run_row(name, quick=options.quick)
         if not found:
             failed.append(name)
             continue
         print("\n".join(told(found)), flush=True)
-        about = {"machine": here, "versions": versions()}
-        write_results(about | merged(results, found) | about, folder)
+        write_results(about | merged(results, found), folder)
     short = missed(read_json(folder / "results.json"))
     print("\n".join(["goals missed:", *short] if short else ["no goal is missed"]))
     print(f"results: {folder / 'RESULTS.md'}")

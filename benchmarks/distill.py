@@ -1,7 +1,7 @@
 """Distillation against TextBrewer and a plain loop: an epoch, and three with the teacher's answers.
 
 Same teacher, same student as it starts, same batches with the same padding, same temperature, same
-optimizer and rates, same dtype.
+optimizer and rates; each in the dtype that it takes by itself, and in the same dtype.
 """
 
 from __future__ import annotations

@@ -98,10 +98,12 @@ def cost(
         unit: Of both.
 
     Returns:
-        ``ratio`` (of the medians), ``ours`` and ``theirs`` (the medians), ``unit``, ``spread`` (the
-        lowest and the highest ratio of a round), ``repeats`` and, where there is one, ``goal``.
+        ``kind`` (``cost``), ``ratio`` (of the medians), ``ours`` and ``theirs`` (the medians),
+        ``unit``, ``spread`` (the lowest and the highest ratio of a round), ``repeats`` and, where
+        there is one, ``goal``.
     """
-    return _compared(ours, theirs, median(ours) / median(theirs), unit, {"at_most": at_most})
+    ratio = median(ours) / median(theirs)
+    return {"kind": "cost"} | _compared(ours, theirs, ratio, unit, {"at_most": at_most})
 
 
 def speedup(
@@ -122,11 +124,11 @@ def speedup(
         unit: Of both.
 
     Returns:
-        As ``cost`` does, and ``aim``.
+        As ``cost`` does, ``kind`` being ``speedup``, and ``aim``.
     """
     ratio = median(theirs) / median(ours)
     record = _compared(ours, theirs, ratio, unit, {"at_least": at_least}, inverse=True)
-    return record | ({"aim": aim} if aim is not None else {})
+    return {"kind": "speedup"} | record | ({"aim": aim} if aim is not None else {})
 
 
 def measured(

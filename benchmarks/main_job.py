@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import measured, rounded, row, speedup, timed
+from benchmarks.machine import machine
 from distill_lab.errors import UserError
 from distill_lab.files import read_json
 
@@ -22,24 +23,9 @@ TOPICS = {"garden": "rose fern moss seed bee", "sea": "wave gull tide reef crab"
 SETUP = (
     "`distill-lab run` with its defaults and one seed, once, in a new process and an empty "
     "folder. `total` and the steps are the report's own `seconds`; `wall` also counts Python's "
-    "start, the imports, and writing the report. *Before* is the same job on the same machine "
-    "ahead of the work on its speed, from `benchmarks/before.json`. Retention is the distilled "
+    "start, the imports, and writing the report. *Before* is the same job on the same machine at "
+    "commit 672abf9, one run too, from `benchmarks/before.json`. Retention is the distilled "
     "student's macro-F1 over the teacher's, on the test split."
-)
-
-BOUND = (
-    "What bounds it. The teacher takes 0.58 GFLOP for a sentence (`docs/scaling.md` counts them). "
-    "On the machine of this page bare matrix products of the teacher's shapes reached 170 to 180 "
-    "GFLOP/s in float32 and 360 to 400 in bfloat16, so asking it about 27,351 sentences in "
-    "bfloat16 cannot take less than 40 s, nor its test pass over 7,839 in float32 less than 25 s, "
-    "nor its training, which goes back through half of it, and validation less than 24 s. The "
-    "students take 5,665 steps of about 24 ms. The optimizer is no longer what counts: with a "
-    "loop over the parameters AdamW took 11 to 14 ms of a step of 34 to 41 ms, fused 2.7 of 25, "
-    "and over the rows alone that the texts use 1.8 (transfer set) and 1.3 ms (labelled "
-    "sentences). By torch's profiler, in one thread, 45 % of a step are matrix products, 12 % "
-    "dropout's random numbers, 6 % setting gradients to zero, 6 % conversions between dtypes, 5 % "
-    "AdamW; the rest are small operations and what Python does. What remains to be had is less "
-    "work: fewer steps, or students without dropout, chosen on validation."
 )
 
 
@@ -55,7 +41,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         command = [sys.executable, "-m", "distill_lab", "run", "--out", str(out), *task]
         wall = timed(lambda: _run(command))
         report = read_json(out / "report.json")
-    return {"main_job": entry(report, wall, read_json(BEFORE).get("main_job", {}))}
+    return {"main_job": entry(report, wall, {} if options.quick else before())}
+
+
+def before() -> dict[str, Any]:
+    """Give the job's earlier figures; nothing where they are of another machine."""
+    found = read_json(BEFORE)
+    return found["main_job"] if found.get("machine") == machine() else {}
 
 
 def _run(command: list[str]) -> None:
@@ -89,7 +81,6 @@ def entry(report: dict[str, Any], wall: float, before: dict[str, Any]) -> dict[s
         "peak_memory": measured([report["environment"]["peak_memory_bytes"]], unit="bytes"),
         "seconds_by_step": steps,
         "setup": SETUP,
-        "bound": BOUND,
     }
     if before:
         # read top to bottom, in the table and in the figure

@@ -74,8 +74,9 @@ def _theirs_over_ours(record: Mapping[str, Any]) -> tuple[float, float, float, f
     """Give ratio, its spread and its goal, turned so that more is better for us."""
     goal = record.get("goal", {})
     low, high = record["spread"]
-    if "at_most" in goal:
-        return 1 / record["ratio"], 1 / high, 1 / low, 1 / goal["at_most"]
+    if record["kind"] == "cost":
+        most = goal.get("at_most")
+        return 1 / record["ratio"], 1 / high, 1 / low, 1 / most if most else None
     return record["ratio"], low, high, goal.get("at_least")
 
 

@@ -24,9 +24,10 @@ TITLES = {
     "startup": "Start",
     "grading": "Grading a class",
     "main_job": "The main job",
+    "limits": "What bounds the main job",
     "torchdistill": "One epoch against torchdistill",
 }
-PARAGRAPHS = ("setup", "bound")  # texts of an entry: how it was set up; what bounds a missed goal
+READS = {"speedup": "× as fast", "cost": "× as much"}  # ours, set beside theirs
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -118,10 +119,10 @@ def _rows(results: Results) -> dict[str, Any]:
 
 def _opening(rows: Mapping[str, Any]) -> str:
     lines = [
-        "`python -m benchmarks` writes this page from `results.json`. Ratios are of medians; where "
-        "the goal is a least one (≥), they say how many times as fast as the peer ours is; where "
-        "it is a most one (≤), how many times as much ours costs. The spread is the lowest and "
-        "the highest of a round, in which each side had its turn."
+        "`python -m benchmarks` writes this page from `results.json`. Ratios are of medians and "
+        "say how many times as fast as the peer ours is, or how many times as much it costs, in "
+        "seconds or bytes. The spread is the lowest and the highest of a round, in which each side "
+        "had its turn."
     ]
     goals = [met(record) for _, record in records(rows)]
     short = goals.count(False)
@@ -147,8 +148,10 @@ def _summary(rows: Mapping[str, Any]) -> str:
             f"`{name}`",
             _quantity(record.get("ours", record.get("value")), unit),
             _quantity(record.get("theirs"), unit),
-            _number(ratio),
-            f"{_number(low)} – {_number(high)}" if record["repeats"] > 1 else "once",
+            f"{_number(ratio)} {READS[record['kind']]}" if ratio else "",
+            f"{_within(low, record)} – {_within(high, record)}"
+            if record["repeats"] > 1
+            else "once",
             _goal(record),
             verdict,
         ]
@@ -168,13 +171,25 @@ def _goal(record: Mapping[str, Any]) -> str:
 
 
 def _details(entry: Mapping[str, Any]) -> Iterator[str]:
-    yield from (str(entry[key]) for key in PARAGRAPHS if key in entry)
+    if "setup" in entry:
+        yield str(entry["setup"])
+    yield from _tables(entry)
+    if "seconds" in entry:
+        yield f"Took {_number(entry['seconds'])} s; load average before it {entry['load_before']}."
+
+
+def _tables(entry: Mapping[str, Any]) -> Iterator[str]:
     for key, value in entry.items():
         if table := _table(value):
             yield f"{_words(key).capitalize()}:"
             yield table
-    if "seconds" in entry:
-        yield f"Took {_number(entry['seconds'])} s; load average before it {entry['load_before']}."
+        elif isinstance(value, Mapping) and "setup" in value:  # figures with a text of their own
+            yield str(value["setup"])
+            yield from _tables(value)
+
+
+def _within(value: float, record: Mapping[str, Any]) -> str:
+    return _number(value) if "ratio" in record else _quantity(value, record["unit"])
 
 
 def _table(value: object) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 WORTH_IT = 0.9  # where more of the rows are met, there is little to leave out
+SLICE = 2**16  # rows of data looked at together
 
 
 class CompactEmbedding(nn.Module):
@@ -64,8 +65,10 @@ class CompactEmbedding(nn.Module):
 
 def met_rows(data: Dataset, *also: int | None) -> Tensor:
     """Give the ids that encoded rows hold, and others that are there (padding): int64, sorted."""
-    ids = np.unique(np.concatenate(data.with_format("numpy")["input_ids"][:]))
-    ids = np.union1d(ids, [one for one in also if one is not None])
+    ids = np.array([one for one in also if one is not None], dtype=np.int64)
+    column = data.with_format("numpy")["input_ids"]
+    for start in range(0, len(data), SLICE):
+        ids = np.union1d(ids, np.concatenate(column[start : start + SLICE]))
     return torch.from_numpy(ids.astype(np.int64))
 
 
@@ -74,23 +77,19 @@ def compacted(model: PreTrainedModel, data: Dataset, padding: int | None) -> Ite
     """Inside the block, only word embeddings that the data meets are parameters of the model.
 
     Afterwards, however the block ends, the model has its own embedding again, with what it learnt.
-    A model whose embedding is frozen, of another kind than ``nn.Embedding``, or met almost whole is
-    left as it is; so is one that reads no ids.
+    A model whose embedding is frozen, tied to another layer, of another kind than a bare
+    ``nn.Embedding``, or met almost whole is left as it is; so is one that reads no ids.
 
     Args:
         model: Changed in place.
         data: Encoded training rows.
         padding: The id that fills batches up.
     """
-    full = model.get_input_embeddings() if "input_ids" in data.column_names else None
-    if type(full) is not nn.Embedding or not full.weight.requires_grad:
+    found = _taken_apart(model, data, padding)
+    if found is None:
         yield
         return
-    met = met_rows(data, padding, full.padding_idx)
-    if len(met) > WORTH_IT * full.num_embeddings or int(met[-1]) >= full.num_embeddings:
-        yield
-        return
-    compact = CompactEmbedding(full, met)
+    full, compact = found
     model.set_input_embeddings(compact)
     try:
         yield
@@ -99,3 +98,21 @@ def compacted(model: PreTrainedModel, data: Dataset, padding: int | None) -> Ite
         with torch.no_grad():
             full.weight.copy_(compact.weight)
         model.set_input_embeddings(full)
+
+
+def _taken_apart(
+    model: PreTrainedModel, data: Dataset, padding: int | None
+) -> tuple[nn.Embedding, CompactEmbedding] | None:
+    """Give a model's word embedding and its two parts; None where it is to be left as it is."""
+    full = model.get_input_embeddings() if "input_ids" in data.column_names else None
+    if not isinstance(full, nn.Embedding) or type(full) is not nn.Embedding:
+        return None
+    own = [p is full.weight for m in model.modules() for p in m.parameters(recurse=False)]
+    if not full.weight.requires_grad or sum(own) > 1:
+        return None
+    if full.max_norm is not None or full.sparse or full.scale_grad_by_freq:
+        return None
+    met = met_rows(data, padding, full.padding_idx)
+    if not 0 < len(met) <= WORTH_IT * full.num_embeddings or int(met[-1]) >= full.num_embeddings:
+        return None
+    return full, CompactEmbedding(full, met)

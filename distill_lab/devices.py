@@ -86,8 +86,8 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         raise UserError(f"no dtype is called {name!r}; choose auto, {' or '.join(DTYPES)}")
     if device.type == "mps":
         return torch.float32
+    processes(device.type)  # gives each its own CUDA device, before that is used
     gain = _product_seconds(device, torch.float32) / _product_seconds(device, torch.bfloat16)
-    processes(device.type)
     [gain] = broadcast_object_list([gain])
     return torch.bfloat16 if gain >= GAIN_WORTH_HAVING else torch.float32
 

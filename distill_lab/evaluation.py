@@ -132,7 +132,8 @@ def predict_logits(
     """Give the logits of encoded rows, float32 [examples, classes], in the rows' order.
 
     Rows go through sorted by length where they have one, so that little is computed on padding.
-    Under ``torchrun`` each process computes a share of the batches, and all get all logits.
+    Under ``torchrun`` each process computes a share of the batches, and all get all logits; so all
+    must call it.
     """
     model.eval()
     state = processes(model.device.type)
@@ -418,7 +419,8 @@ def measure_cost(
 ) -> Cost:
     """Measure what a model costs; its speed on encoded rows, as ``measure_speeds`` does.
 
-    Under ``torchrun`` the first process measures, and the others wait for its figures.
+    Under ``torchrun`` the first process measures, and the others wait for its figures; so all must
+    call it.
     """
     model = model.float().eval()
     speeds: list[Speed] = []

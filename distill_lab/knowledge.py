@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
 from torch import Tensor, nn
@@ -370,6 +371,7 @@ def extract(
     if dtype == "auto" and manifest is not None:
         # What is faster is measured, and may be measured otherwise the next time.
         dtype = manifest["fingerprint"]["dtype"].partition(" ")[0]
+    [dtype] = broadcast_object_list([dtype])  # a folder that is not shared has one manifest
     computed = pick_dtype(place, dtype)
     made_from = fingerprint(
         teacher,

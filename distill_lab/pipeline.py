@@ -556,7 +556,6 @@ class _Steps:
     ) -> tuple[dict[str, list[Evaluation]], dict[str, Cost]]:
         """Predict the test split with every model, in float32, and measure what each costs."""
         task = self.task
-        encode = lru_cache(partial(task.encode, "test"))  # with one tokenizer, or with two
         device = own_device(self.settings.device)
         evaluations: dict[str, list[Evaluation]] = {}
         costs: dict[str, Cost] = {}
@@ -571,7 +570,7 @@ class _Steps:
                 evaluations[name].append(
                     evaluate(model, task, tokenizer, device=self.settings.device, what=what)
                 )
-            rows, collate = encode(tokenizer), task.collator(tokenizer)
+            rows, collate = task.encode("test", tokenizer), task.collator(tokenizer)
             costs[name] = measure_cost(moved(model, device), rows, collate)
         if self.same_data:
             evaluations["distilled"] = evaluations["distilled_same_data"]
@@ -737,6 +736,7 @@ def environment(device: torch.device, dtype: str) -> dict[str, Any]:
         "device": device_name(device),
         "dtype": dtype,
         "threads": torch.get_num_threads(),
+        "processes": PartialState().num_processes,
     }
 
 

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 TERMS = ("soft", "hard", "hidden_states", "attention", "relations")
 MADE_FROM = "made_from.json"
+CHECKPOINT_FORMAT = 2  # since word embeddings stand in two parts
 SMALLER = "use a smaller learning rate or weights, or --dtype float32"
 
 
@@ -839,9 +840,10 @@ def _own_garbage() -> Iterator[None]:
     """Let the collector look, inside the block and at its end, only at what the block has made.
 
     The Trainer calls it, and walking all objects of the process takes some tenths of a second. What
-    a training leaves, models and optimizer states in reference cycles, is freed at once.
+    a training leaves, models and optimizer states in reference cycles, is freed at once. On CUDA
+    all is left as it is: what others left in cycles may hold memory that the training needs.
     """
-    if gc.get_freeze_count():  # somebody else's doing
+    if gc.get_freeze_count() or torch.cuda.is_available():
         yield
         return
     gc.freeze()
@@ -905,11 +907,12 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def _made_from(objective: Objective, schedule: Schedule, data: Dataset) -> dict[str, Any]:
-    """Say what a training depends on, beside model and knowledge."""
+    """Say what a training and its checkpoints depend on, beside model and knowledge."""
     columns = (data[name][:] for name in ("id", "content_hash", "label"))
     rows = hashlib.sha256(json.dumps(list(columns)).encode()).hexdigest()
     own = {k: v for k, v in asdict(schedule).items() if k not in ("device", "checkpoint_every")}
-    return {**asdict(objective), **own, "examples": rows}
+    state = {"processes": PartialState().num_processes, "checkpoint_format": CHECKPOINT_FORMAT}
+    return {**asdict(objective), **own, **state, "examples": rows}
 
 
 def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:

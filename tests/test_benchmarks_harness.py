@@ -44,6 +44,7 @@ def test_a_cost_is_ours_over_theirs_and_a_speedup_theirs_over_ours() -> None:
 def test_a_ratio_is_of_medians_and_its_spread_of_rounds() -> None:
     ours, theirs = [1.0, 2.0, 30.0], [4.0, 6.0, 30.0]
     assert speedup(ours, theirs, at_least=3.8, aim=6) == {
+        "kind": "speedup",
         "ratio": 3.0,
         "ours": 2.0,
         "theirs": 6.0,

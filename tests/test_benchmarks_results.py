@@ -25,7 +25,7 @@ FOUND: dict[str, Any] = {
     "distill_epoch": {
         "vs_textbrewer": speedup([2.0, 2.0], [6.0, 8.0], at_least=3.8, aim=6),
         "vs_plain_loop": cost([2.0, 2.0], [2.0, 2.0], at_most=1.05),
-        "quality": {"ours": {"macro_f1": 0.81}, "TextBrewer": {"macro_f1": 0.8}},
+        "quality": {"macro_f1": {"ours": 0.81, "TextBrewer": 0.8}, "setup": "On the test split."},
         "setup": "Both train on the same batches.",
         **ABOUT,
     },
@@ -119,7 +119,7 @@ def test_figures_of_two_machines_never_stand_in_one_file(
     with pytest.raises(SystemExit) as ended:
         measuring({"startup": startup(0.2)})
     assert ended.value.code == 2
-    assert "another machine (its cores differ)" in capsys.readouterr().err
+    assert "of another machine (cores differ)" in capsys.readouterr().err
 
 
 def test_a_quick_trial_does_not_touch_the_results(
@@ -166,7 +166,8 @@ def test_every_missed_goal_is_said_to_be_missed() -> None:
 def test_the_page_says_how_each_row_was_set_up_and_on_what() -> None:
     page = as_markdown(FOUND)
     assert "Both train on the same batches." in page
-    assert "| TextBrewer | 0.8 |" in page
+    assert "On the test split." in page
+    assert "| 0.81 | 0.8 |" in page
     assert "| cores | 2 |" in page
     assert "| python | 3.11.2 |" in page
 
@@ -198,6 +199,12 @@ def test_the_slope_is_the_power_by_which_seconds_grow(power: float, verdict: boo
 def test_memory_is_that_of_the_largest_over_the_next_smaller() -> None:
     record = growth.entry(grown(1.0))["distill"]["memory"]
     assert record["ratio"] == pytest.approx(980 / 920, abs=1e-3)
+
+
+def test_the_page_says_of_each_ratio_whether_more_is_faster_or_dearer() -> None:
+    page = as_markdown(FOUND)
+    assert "| 3.5 × as fast |" in page
+    assert "| 1 × as much |" in page
 
 
 def job(before: dict[str, Any]) -> dict[str, Any]:

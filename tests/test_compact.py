@@ -141,21 +141,36 @@ def test_the_model_has_its_own_embedding_again_however_the_block_ends(
     )
 
 
-@pytest.mark.parametrize("why", ["frozen", "met almost whole", "of another kind", "no ids"])
+class Scaled(nn.Embedding):
+    """An embedding of another kind."""
+
+
+LEFT_ALONE = (
+    *("frozen", "met almost whole", "without a row that is met", "of another kind", "renormed"),
+    *("tied", "no ids"),
+)
+
+
+@pytest.mark.parametrize("why", LEFT_ALONE)
 def test_it_leaves_a_model_as_it_is_that_is(
     why: str, small_task: Task, small_tokenizer: Any
 ) -> None:
-    class Scaled(nn.Embedding):
-        pass
-
-    student = small_bert() if why == "met almost whole" else wide_student()
-    data = small_task.encode("transfer", small_tokenizer)
+    student, data = wide_student(), small_task.encode("transfer", small_tokenizer)
+    met = met_rows(data, small_tokenizer.pad_token_id)
     if why == "frozen":
         student.get_input_embeddings().weight.requires_grad_(False)
     elif why == "met almost whole":
-        student.resize_token_embeddings(len(met_rows(data)) + 1, mean_resizing=False)
+        ids = [list(range(280)) for _ in range(len(data))]
+        data = data.remove_columns("input_ids").add_column("input_ids", ids)
+    elif why == "without a row that is met":
+        student.resize_token_embeddings(int(met[-1]), mean_resizing=False)
     elif why == "of another kind":
         student.set_input_embeddings(Scaled(WIDER, 16))
+    elif why == "renormed":
+        student.get_input_embeddings().max_norm = 1.0
+    elif why == "tied":
+        student.decoder = nn.Linear(16, WIDER, bias=False)
+        student.decoder.weight = student.get_input_embeddings().weight
     else:
         data = data.remove_columns("input_ids")
     before = student.get_input_embeddings()

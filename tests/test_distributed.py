@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,16 @@ teacher, student = (
 tokenizer = load_tokenizer("../teacher")
 store = extract(
     teacher, task, tokenizer, sys.argv[3].format(rank), shard_size=20,
-    features=json.loads(sys.argv[4]), device="cpu", dtype="float32",
+    features=json.loads(sys.argv[4]), device="cpu", dtype=sys.argv[6],
 )
 schedule = training.Schedule(
     epochs=3, batch_size=batch_size, device="cpu", dtype="float32", checkpoint_every=4
 )
-training.distill(student, store, task, tokenizer, schedule=schedule, checkpoints="checkpoints")
+done = training.distill(
+    student, store, task, tokenizer, schedule=schedule, checkpoints="checkpoints"
+)
 Path(f"losses-{rank}.json").write_text(json.dumps(losses))
+Path(f"epochs-{rank}.json").write_text(json.dumps([done.steps, done.epochs]))
 save_file(student.state_dict(), f"student-{rank}.safetensors")
 seen = evaluate(teacher, task, tokenizer, device="cpu", batch_size=7)  # 51 rows: 8 batches
 np.save(f"probabilities-{rank}.npy", seen.probabilities)
@@ -152,13 +156,14 @@ def scripted(
     last_step: int = -1,
     store: str = "store",
     how: str = "killed",
+    dtype: str = "float32",
     fails: bool = False,
 ) -> str:
     """Run the script in a folder of that name, and give what was said."""
     folder = place / name
     folder.mkdir(exist_ok=True)
     each = BATCH // (2 if start == TWO else 1)
-    given = (each, last_step, store, json.dumps(FEATURES), how)
+    given = (each, last_step, store, json.dumps(FEATURES), how, dtype)
     return launch([*start, "../script.py", *given], folder, fails=fails)
 
 
@@ -198,6 +203,12 @@ def test_two_processes_reach_the_losses_of_one_step_by_step(one: Path, two: Path
 def test_all_processes_end_with_the_same_student(one: Path, two: Path) -> None:
     assert largest_difference(two / "student-0.safetensors", two / "student-1.safetensors") == 0.0
     assert largest_difference(one / "student-0.safetensors", two / "student-0.safetensors") < 1e-3
+    steps, epochs = json.loads((one / "epochs-0.json").read_text())
+    for rank in (0, 1):
+        assert json.loads((two / f"epochs-{rank}.json").read_text()) == [
+            steps,
+            [pytest.approx(epoch) for epoch in epochs],
+        ]
 
 
 def test_two_processes_resume_after_one_of_them_was_killed(two: Path, place: Path) -> None:
@@ -237,8 +248,10 @@ def test_two_processes_make_the_store_of_one(one: Path, two: Path) -> None:
 
 
 def test_a_store_that_the_processes_do_not_share_is_refused(place: Path) -> None:
-    said = scripted(place, "apart", TWO, store="store-{}", fails=True)
-    assert "shard-00001.arrow, but it is not in store-0; give a folder that all machines" in said
+    apart = partial(scripted, place, "apart", TWO, store="store-{}", dtype="auto", fails=True)
+    assert "shard-00001.arrow, but it is not in store-0; give a folder that all" in apart()
+    # The second time the first process finds its own manifest, the second one nothing but a shard.
+    assert "store-1 holds something else; give a new or empty one" in apart()
 
 
 # --- evaluation --------------------------------------------------------------------------------

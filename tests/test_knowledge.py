@@ -352,12 +352,17 @@ def test_padding_is_zero_live_and_stored(
         assert not maps.permute(0, 3, 1, 2)[padded].any()
 
 
+@pytest.mark.parametrize("joined_bytes", [0, knowledge.JOINED_BYTES])
 def test_reading_a_subset_in_another_order(
+    joined_bytes: int,
     stored: KnowledgeStore,
     small_teacher: PreTrainedModel,
     small_task: Task,
     small_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(knowledge, "JOINED_BYTES", joined_bytes)
+    stored = KnowledgeStore(stored.folder)
     data = small_task.encode("labelled", small_tokenizer)
     stored.check(data, processor=small_tokenizer, max_length=24, teacher=small_teacher)
     order = np.random.default_rng(4).permutation(len(data))[:40]
