@@ -33,13 +33,13 @@ WAYS = {
     "fused": (True, False),
     "fused, rows met": (True, True),
 }
-SETUP = (
-    f"`matrix products`: GFLOP/s of `linear` on {TOKENS} tokens with the feed-forward weights of "
-    "the teacher and of the tiny student, nothing else. `student step`: the median milliseconds of "
-    "a step on 32 sentences of the split from stored logits (forward, backward, clipping, AdamW), "
-    "in {dtype}, and AdamW's part of it: its loop over the parameters, its fused form, and that over "
-    "the word embeddings alone that the split's texts have, as `distill` trains them."
-)
+SETUP = """
+`matrix products`: GFLOP/s of `linear` on {tokens} tokens with the feed-forward weights of the
+teacher and of the tiny student, nothing else. `student step`: the median milliseconds of a step on
+32 sentences of the split from stored logits (forward, backward, clipping, AdamW), in {dtype}, and
+AdamW's part of it: its loop over the parameters, its fused form, and that over the word embeddings
+alone that the split's texts have, as `distill` trains them.
+"""
 
 
 class Step(NamedTuple):
@@ -72,7 +72,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 name: {"step_ms": rounded(step.whole), "optimizer_ms": rounded(step.optimizer)}
                 for name, step in taken.items()
             },
-            "setup": SETUP.format(dtype=dtype_name(pick_dtype(pick_device()))),
+            "setup": material.paragraph(
+                SETUP, {"tokens": TOKENS, "dtype": dtype_name(pick_dtype(pick_device()))}
+            ),
         }
     }
 
