@@ -832,6 +832,9 @@ def _fit(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         bar.close()
+        # Accelerate's autocast hangs on the model itself: only the collector could then free it.
+        for name in ("forward", "_original_forward"):
+            vars(model).pop(name, None)
     return trainer.state
 
 

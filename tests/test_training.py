@@ -734,6 +734,21 @@ def test_the_record_of_an_epoch_is_what_the_student_gets_right_on_validation(
     assert not small_student.training
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_training_leaves_nothing_that_only_the_collector_could_free(
+    dtype: str, small_task: Task, small_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    student = new_student()
+    gone = weakref.ref(student)
+    gc.disable()
+    try:
+        fine_tune(student, small_task, small_tokenizer, schedule=replace(QUICK, dtype=dtype))
+        del student
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_only_the_student_is_the_result(
     small_task: Task,
     small_tokenizer: PreTrainedTokenizerBase,
