@@ -81,11 +81,6 @@ def check_same(results: dict[str, Any], about: dict[str, dict[str, Any]]) -> Non
             )
 
 
-def merged(results: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Put what a row found in the place of what it found before; other rows stay."""
-    return results | found
-
-
 def main() -> None:
     """Read the command line, run the rows, write ``results.json`` and ``RESULTS.md``."""
     try:
@@ -134,7 +129,7 @@ def _run(options: argparse.Namespace) -> None:
             failed.append(name)
             continue
         print("\n".join(told(found)), flush=True)
-        write_results(about | merged(results, found), folder)
+        write_results(about | results | found, folder)  # the other rows stay
     short = missed(read_json(folder / "results.json"))
     print("\n".join(["goals missed:", *short] if short else ["no goal is missed"]))
     print(f"results: {folder / 'RESULTS.md'}")

@@ -22,7 +22,15 @@ from benchmarks import material
 from benchmarks.harness import rounded, row
 from distill_lab import classroom
 from distill_lab.compact import compacted
-from distill_lab.devices import autocast, dtype_name, moved, pick_device, pick_dtype, synchronize
+from distill_lab.devices import (
+    autocast,
+    dtype_name,
+    moved,
+    on_device,
+    pick_device,
+    pick_dtype,
+    synchronize,
+)
 from distill_lab.knowledge import take_rows
 from distill_lab.training import DistillationModel, Objective, Schedule
 
@@ -128,7 +136,7 @@ def _batches(data: Any, collate: Any, steps: int) -> Iterator[dict[str, Any]]:
     for places in islice(order, steps):
         batch = collate(take_rows(data.select(places), 0, len(places)))
         batch |= store(batch)
-        yield {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        yield on_device(batch, device)
 
 
 if __name__ == "__main__":

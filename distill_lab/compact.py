@@ -69,7 +69,7 @@ def met_rows(data: Dataset, *also: int | None) -> Tensor:
     column = data.with_format("numpy")["input_ids"]
     for start in range(0, len(data), SLICE):
         ids = np.union1d(ids, np.concatenate(column[start : start + SLICE]))
-    return torch.from_numpy(ids.astype(np.int64))
+    return torch.from_numpy(ids)
 
 
 @contextmanager
@@ -105,10 +105,10 @@ def _taken_apart(
 ) -> tuple[nn.Embedding, CompactEmbedding] | None:
     """Give a model's word embedding and its two parts; None where it is to be left as it is."""
     full = model.get_input_embeddings() if "input_ids" in data.column_names else None
-    if not isinstance(full, nn.Embedding) or type(full) is not nn.Embedding:
+    if type(full) is not nn.Embedding:
         return None
-    own = [p is full.weight for m in model.modules() for p in m.parameters(recurse=False)]
-    if not full.weight.requires_grad or sum(own) > 1:
+    holders = [p is full.weight for m in model.modules() for p in m.parameters(recurse=False)]
+    if not full.weight.requires_grad or sum(holders) > 1:
         return None
     if full.max_norm is not None or full.sparse or full.scale_grad_by_freq:
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -16,6 +17,7 @@ from torch import nn
 from distill_lab.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
+Found = TypeVar("Found")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GAIN_WORTH_HAVING = 1.2  # bfloat16 must be this many times as fast to be chosen
 
@@ -59,6 +61,12 @@ def processes(device: str = "auto") -> PartialState:
     return PartialState(cpu=pick_device(device).type == "cpu")
 
 
+def agreed(found: Found) -> Found:
+    """Give what the first process found, so that all have the same; all must ask."""
+    [first] = broadcast_object_list([found])
+    return cast(Found, first)
+
+
 def own_device(name: str = "auto") -> torch.device:
     """Turn a device's name into the device of this process: of several, each has its own.
 
@@ -88,8 +96,7 @@ def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:
         return torch.float32
     processes(device.type)  # gives each its own CUDA device, before that is used
     gain = _product_seconds(device, torch.float32) / _product_seconds(device, torch.bfloat16)
-    [gain] = broadcast_object_list([gain])
-    return torch.bfloat16 if gain >= GAIN_WORTH_HAVING else torch.float32
+    return torch.bfloat16 if agreed(gain) >= GAIN_WORTH_HAVING else torch.float32
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -123,6 +130,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Give a batch with its tensors on a device, and what is no tensor as it is."""
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:

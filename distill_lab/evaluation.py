@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.utils import reduce
 from scipy import optimize, special, stats
 from sklearn.metrics import accuracy_score, f1_score
 from tqdm.auto import tqdm
 
-from distill_lab.devices import autocast, own_device, pick_dtype, processes, synchronize
+from distill_lab.devices import (
+    agreed,
+    autocast,
+    on_device,
+    own_device,
+    pick_dtype,
+    processes,
+    synchronize,
+)
 from distill_lab.knowledge import model_inputs, observe, take_rows
 from distill_lab.models import count_bytes, count_parameters, label_names
 
@@ -153,17 +161,13 @@ def predict_logits(
             start = first + state.process_index * batch_size
             stop = min(start + batch_size, len(order))
             if start < stop:
-                batch = _to(collate(take_rows(data, start, stop)), model.device)
+                batch = on_device(collate(take_rows(data, start, stop)), model.device)
                 with autocast(model.device, dtype):
                     out[order[start:stop]] = observe(model, batch)["logits"].float().cpu()
             bar.update(min(rounds.step, len(order) - first))
     # Every row was computed by one process and is 0 in all others.
     logits: torch.Tensor = reduce(out.to(model.device), "sum").cpu()
     return logits
-
-
-def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def accuracy_and_macro_f1(scores: Any, labels: Any) -> dict[str, float]:
@@ -434,7 +438,7 @@ def measure_cost(
             examples=examples,
             repeats=repeats,
         )
-    [[speed]] = broadcast_object_list([speeds])
+    [speed] = agreed(speeds)
     return Cost(
         parameters=count_parameters(model),
         bytes=count_bytes(model),
@@ -473,10 +477,10 @@ def measure_speeds(
     """
     rows = take_rows(data, 0, examples)
     batches = [
-        model_inputs(_to(collate(rows[k : k + batch_size]), device))
+        model_inputs(on_device(collate(rows[k : k + batch_size]), device))
         for k in range(0, len(rows), batch_size)
     ]
-    singles = [model_inputs(_to(collate([row]), device)) for row in rows[:100]]
+    singles = [model_inputs(on_device(collate([row]), device)) for row in rows[:100]]
     seconds: list[list[float]] = [[] for _ in models]
     with tqdm(
         total=(repeats + 1) * len(models), desc=what, unit="pass", leave=False, disable=what is None

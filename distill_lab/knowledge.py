@@ -29,14 +29,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from distill_lab.devices import autocast, dtype_name, moved, own_device, pick_dtype, processes
+from distill_lab.devices import (
+    agreed,
+    autocast,
+    dtype_name,
+    moved,
+    on_device,
+    own_device,
+    pick_dtype,
+    processes,
+)
 from distill_lab.errors import UserError
 from distill_lab.files import write_json, written_whole
 from distill_lab.models import (
@@ -263,7 +271,7 @@ class LiveTeacher:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Give the teacher's features for a batch, float32, zero where the mask is 0."""
         device = self.teacher.model.device
-        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = on_device(batch, device)
         with autocast(device, self.dtype):
             found = self.teacher(batch, self.features)
         return {
@@ -371,7 +379,7 @@ def extract(
     if dtype == "auto" and manifest is not None:
         # What is faster is measured, and may be measured otherwise the next time.
         dtype = manifest["fingerprint"]["dtype"].partition(" ")[0]
-    [dtype] = broadcast_object_list([dtype])  # a folder that is not shared has one manifest
+    dtype = agreed(dtype)  # a folder that is not shared has one manifest
     computed = pick_dtype(place, dtype)
     made_from = fingerprint(
         teacher,

@@ -27,16 +27,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, set_seed
 
 from distill_lab.devices import (
+    agreed,
     device_name,
     dtype_name,
     moved,
@@ -79,7 +79,6 @@ from distill_lab.vocabulary import (
 )
 
 Say = Callable[[str], None]
-Found = TypeVar("Found")
 STEP = "step.json"  # beside a model: what it was made from
 LARGEST_SEED = 2**32  # NumPy takes no larger one
 VARIANTS = ("hard_labels", "label_smoothing", "distilled_same_data", "distilled")
@@ -428,7 +427,7 @@ class _Steps:
         """Fine-tune the teacher, or load it; give it with the seconds its training took."""
         s, task, folder = self.settings, self.task, self.folder / "teacher"
         key = self.teacher_key
-        if (record := _agreed(made(folder / STEP, key))) is not None:
+        if (record := agreed(made(folder / STEP, key))) is not None:
             done = "fine-tuned" if s.teacher_epochs else "in place"
             self.say(f"1 · Teacher: {s.teacher} is already {done}; using {folder}")
             return self._load(folder), float(record["seconds"])
@@ -462,7 +461,7 @@ class _Steps:
         features = objective_of(s, self.models.student, teacher).features()
         key = key_of(self.teacher_key, sorted(features))
         path = self.folder / "steps" / "knowledge.json"
-        record = _agreed(read_json(path))
+        record = agreed(read_json(path))
         if record.get("key") != key:
             if record:
                 self.say("2 · Knowledge: the teacher or the objective changed; extracting anew")
@@ -523,7 +522,7 @@ class _Steps:
         folder = self.folder / "students" / f"{variant}-seed{seed}"
         key = self.student_key(variant, seed)
         name = variant.replace("_", " ")
-        if (record := _agreed(made(folder / STEP, key))) is not None:
+        if (record := agreed(made(folder / STEP, key))) is not None:
             self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
             return _Student(folder, record["steps"], record["seconds"])
         start = time.perf_counter()
@@ -717,7 +716,7 @@ def settled_dtype(folder: Path, asked: str, device: torch.device) -> str:
     """Settle the dtype once a folder: measured again, it might come out otherwise half-way."""
     path = folder / "steps" / "dtype.json"
     question = {"device": str(device), "asked": asked}
-    known = _agreed(read_json(path))
+    known = agreed(read_json(path))
     if {k: known.get(k) for k in question} == question:
         return str(known["dtype"])
     dtype = dtype_name(pick_dtype(device, asked))
@@ -749,12 +748,6 @@ def made(path: Path, key: str) -> dict[str, Any] | None:
 def key_of(*parts: Any) -> str:
     """Hash what a result is made from, given as JSON values."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _agreed(found: Found) -> Found:
-    """Give what the first process found: another may look when that one has written already."""
-    [first] = broadcast_object_list([found])
-    return cast(Found, first)
 
 
 def _is_main() -> bool:

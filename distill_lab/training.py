@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -40,7 +39,7 @@ from transformers import (
 
 from distill_lab import losses
 from distill_lab.compact import compacted
-from distill_lab.devices import pick_device, pick_dtype, processes
+from distill_lab.devices import agreed, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
 from distill_lab.files import told_as_user_error, write_json
 from distill_lab.knowledge import (
@@ -905,7 +904,7 @@ def _keep_best(model: DistillationModel, folder: Path, state: TrainerState) -> N
 def _temporary_folder() -> Iterator[Path]:
     """Give a folder that goes away; under torchrun, the same for all processes."""
     with TemporaryDirectory(prefix="distill_lab-") as own:
-        yield Path(broadcast_object_list([own])[0])
+        yield Path(agreed(own))
         PartialState().wait_for_everyone()
 
 

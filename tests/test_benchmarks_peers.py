@@ -17,24 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from benchmarks import fine_tune as fine_tune_row
 from benchmarks import material, plain_loop, textbrewer_peer
+from benchmarks.distill import TEMPERATURE, common
 from distill_lab import losses
 from distill_lab.errors import UserError
 from distill_lab.knowledge import KnowledgeStore, extract
 from distill_lab.tasks import Task
 from distill_lab.training import Objective, Schedule, distill, fine_tune
 
-TEMPERATURE = 2.0
 SCHEDULE = Schedule(epochs=2, batch_size=16, dtype="float32", device="cpu", learning_rate=2e-3)
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
-
-
-def in_peers_words(schedule: Schedule) -> dict[str, Any]:
-    return {
-        "temperature": TEMPERATURE,
-        "learning_rate": schedule.learning_rate,
-        "warmup": schedule.warmup,
-        "weight_decay": schedule.weight_decay,
-    }
 
 
 @pytest.fixture
@@ -103,9 +94,7 @@ def batches(tokens: list[list[int]], schedule: Schedule = SCHEDULE) -> list[list
 def test_losses_of_the_plain_loop_are_ours_step_by_step(
     ours: list[float], small_student: PreTrainedModel, tokens: list[list[int]], logits: Tensor
 ) -> None:
-    theirs = plain_loop.distill(
-        small_student, tokens, logits, batches(tokens), **in_peers_words(SCHEDULE)
-    )
+    theirs = plain_loop.distill(small_student, tokens, logits, batches(tokens), **common(SCHEDULE))
     np.testing.assert_allclose(theirs, ours, **CLOSE)
     assert theirs[-1] < 0.9 * theirs[0]
 
@@ -121,7 +110,7 @@ def test_losses_of_textbrewer_less_the_teachers_entropy_are_ours_step_by_step(
     pytest.importorskip("textbrewer", reason="benchmarks/requirements.txt is not installed")
     epochs = batches(tokens)
     theirs = textbrewer_peer.distill(
-        small_student, small_teacher, tokens, epochs, tmp_path, **in_peers_words(SCHEDULE)
+        small_student, small_teacher, tokens, epochs, tmp_path, **common(SCHEDULE)
     )
     entropies = [losses.entropy(logits[batch], TEMPERATURE).item() for e in epochs for batch in e]
     kl = np.asarray(theirs) - TEMPERATURE**2 * np.asarray(entropies)
@@ -136,7 +125,7 @@ def test_textbrewer_on_its_cache_sees_the_losses_of_its_live_teacher(
 ) -> None:
     pytest.importorskip("textbrewer", reason="benchmarks/requirements.txt is not installed")
     # With so small a rate the student stays as it is, whatever the order of the batches.
-    still = in_peers_words(replace(SCHEDULE, learning_rate=1e-12))
+    still = common(replace(SCHEDULE, learning_rate=1e-12))
     epochs = batches(tokens, replace(SCHEDULE, epochs=1))
     answers = textbrewer_peer.ask(small_teacher, tokens, epochs[0], tmp_path)
     live, cached = (
