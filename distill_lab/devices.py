@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from statistics import median
 from typing import Any, TypeVar, cast
 
@@ -58,7 +59,20 @@ def processes(device: str = "auto") -> PartialState:
     Accelerate joins processes on the CPU only when it is told so, and the first to ask decides for
     all: ask here, before anything else does.
     """
-    return PartialState(cpu=pick_device(device).type == "cpu")
+    state = PartialState(cpu=pick_device(device).type == "cpu")
+    if state.backend == "gloo":
+        _leave_at_exit()
+    return state
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Part from the other processes while the interpreter still lives.
+
+    Gloo's threads may hold what the last exchange was made of; to free it they need the interpreter
+    and now and then abort a process that is ending (pytorch/pytorch#179291).
+    """
+    atexit.register(PartialState().destroy_process_group)
 
 
 def agreed(found: Found) -> Found:

@@ -693,7 +693,9 @@ def _train(
             _clear(folder)  # not waiting: another process may not have failed, and never come
             raise
         PartialState().wait_for_everyone()
-        _clear(folder)
+        if PartialState().is_main_process:
+            _clear(folder)
+        PartialState().wait_for_everyone()
         return training
 
 
@@ -934,11 +936,14 @@ def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what was written to the folder, and the folder unless it holds something else."""
-    for path in folder.glob("checkpoint-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    (folder / MADE_FROM).unlink(missing_ok=True)
+    """Remove what was written to the folder, and the folder unless it holds something else.
+
+    Several processes in which the same is wrong may do so at once.
+    """
     with suppress(OSError):
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        (folder / MADE_FROM).unlink(missing_ok=True)
         folder.rmdir()
 
 

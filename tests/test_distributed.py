@@ -229,6 +229,24 @@ def test_what_is_wrong_in_one_process_ends_all(place: Path) -> None:
     assert "something is wrong here alone" in said
 
 
+# Without a word of parting, most launches of this ended with an abort.
+EXCHANGE_AND_END = """
+import torch
+from accelerate.utils import reduce
+from distill_lab.devices import processes
+
+processes("cpu")
+numbers = torch.ones(1000, 3)
+for _ in range(50):
+    numbers = reduce(numbers, "sum") / 4
+"""
+
+
+def test_processes_that_end_right_after_an_exchange_end_well(tmp_path: Path) -> None:
+    (tmp_path / "exchange.py").write_text(EXCHANGE_AND_END)
+    launch([*TWO[:-1], "4", "exchange.py"], tmp_path)
+
+
 # --- extraction --------------------------------------------------------------------------------
 
 
