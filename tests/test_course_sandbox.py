@@ -26,6 +26,7 @@ def test_the_worker_is_made_of_files_that_define_no_answer() -> None:
         assert not defined & answers
 
 
+@pytest.mark.slow
 def test_the_worker_imports_nothing_of_the_library_but_its_files() -> None:
     known = {"distill_lab." + n.removesuffix(".py").replace("/", ".") for n in WORKER_FILES}
     known = {name.removesuffix(".__init__") for name in known} | {"distill_lab.exercises"}

@@ -158,6 +158,13 @@ def test_cutting_the_callers_tensor_off_is_told() -> None:
         LocalAnswer(EXERCISE, squares).gradients("x", x=torch.ones(2), y=torch.ones(2))
 
 
+def test_no_other_device_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    assert judge(EXERCISE, reference).passed
+    assert seeded == []
+
+
 def test_global_random_state_is_left_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

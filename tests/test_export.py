@@ -89,7 +89,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["Bert", "DistilBert", pytest.param("Roberta", marks=pytest.mark.slow)]
+    "architecture",
+    ["Bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("DistilBert", "Roberta"))],
 )
 def test_onnx_gives_what_torch_gives_for_any_batch_and_length(
     architecture: str, exported: Path, tmp_path: Path
@@ -127,6 +128,7 @@ def test_the_graph_has_two_inputs_of_any_size(exported: Path) -> None:
     assert shapes == {"input_ids": both, "attention_mask": both, "logits": ["batch", 3]}
 
 
+@pytest.mark.slow
 def test_exporting_says_nothing_and_leaves_the_model_as_it_is(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -330,6 +332,7 @@ def test_the_readmes_five_lines_run_without_torch_and_transformers(
     assert done.stdout.strip() == str([pair.label_names[k] for k in wanted.tolist()])
 
 
+@pytest.mark.slow
 def test_exporting_again_replaces_what_the_report_says_of_exports(
     exported_run: Exported, tmp_path: Path, exported_files: None
 ) -> None:

@@ -72,6 +72,7 @@ def test_axis_labels_carry_units(name: str, unit: str, report: dict[str, Any]) -
     assert figure.get_suptitle()
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_bytes(report: dict[str, Any]) -> None:
     for draw in FIGURES.values():
         assert png_bytes(draw(report)) == png_bytes(draw(report))

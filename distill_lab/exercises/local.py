@@ -128,7 +128,9 @@ def quiet() -> Iterator[None]:
         torch.enable_grad(),
     ):
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)  # so that dropout, say, falls alike at every call
+        # So that dropout, say, falls alike at every call; torch.manual_seed would seed devices too,
+        # whose states are not put back, and where there are none note the stack for each of them.
+        torch.default_generator.manual_seed(0)
         yield
 
 

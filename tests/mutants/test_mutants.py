@@ -39,7 +39,7 @@ def test_a_wrong_answer_is_rejected_whatever_the_draw(mutant: Mutant, seed: int)
     assert not judge(find_exercise(mutant.exercise), mutant.function, seed=seed).passed
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("exercise", "function"), OTHER_STYLES, ids=[f"{e}-{f.__name__}" for e, f in OTHER_STYLES]
 )
@@ -52,7 +52,7 @@ def test_a_right_answer_in_another_style_passes(
 
 
 @pytest.mark.parametrize("id", exercises())
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
 def test_the_reference_keeps_every_contract(id: str, seed: int) -> None:
     exercise = find_exercise(id)
     failure = judge(exercise, exercise.reference, seed=seed).first_failure
