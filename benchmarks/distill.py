@@ -109,8 +109,8 @@ class Sides(material.Bench):
             self.tokens,
             self.batches(schedule),
             self.folder / "textbrewer",
-            answers=answers,
-            **common(schedule),
+            recipe_of(schedule),
+            answers,
         )
 
     def textbrewer_answers(self, schedule: Schedule) -> textbrewer_peer.Answers:
@@ -126,7 +126,7 @@ class Sides(material.Bench):
     def plain(self, name: str, logits: Tensor, schedule: Schedule) -> None:
         """Distil by the plain loop."""
         plain_loop.distill(
-            self.student(name), self.tokens, logits, self.batches(schedule), **common(schedule)
+            self.student(name), self.tokens, logits, self.batches(schedule), recipe_of(schedule)
         )
 
     def macro_f1(self, name: str) -> float:
@@ -135,15 +135,15 @@ class Sides(material.Bench):
         return evaluate(model, self.whole, self.tokenizer, split="test").macro_f1
 
 
-def common(schedule: Schedule) -> dict[str, Any]:
+def recipe_of(schedule: Schedule) -> plain_loop.Recipe:
     """Give a schedule, and the temperature, in the peers' words."""
-    return {
-        "temperature": TEMPERATURE,
-        "learning_rate": schedule.learning_rate,
-        "warmup": schedule.warmup,
-        "weight_decay": schedule.weight_decay,
-        "dtype": dtype_of(schedule),
-    }
+    return plain_loop.Recipe(
+        temperature=TEMPERATURE,
+        learning_rate=schedule.learning_rate,
+        warmup=schedule.warmup,
+        weight_decay=schedule.weight_decay,
+        dtype=dtype_of(schedule),
+    )
 
 
 def dtype_of(schedule: Schedule) -> torch.dtype:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,31 @@ from torch.optim.lr_scheduler import LambdaLR
 Tokens = Sequence[Sequence[int]]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What every side is trained by.
+
+    Attributes:
+        temperature: T of the soft targets.
+        learning_rate: Peak rate.
+        warmup: Share of the steps over which the rate rises; then it falls to 0 in a line.
+        weight_decay: Of matrices.
+        dtype: Of autocast around the forward passes; float32: none.
+    """
+
+    temperature: float
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    dtype: torch.dtype = torch.float32
+
+
 def distill(
     student: Any,
     tokens: Tokens,
     teacher_logits: Tensor,
     epochs: Sequence[Sequence[Sequence[int]]],
-    *,
-    temperature: float,
-    learning_rate: float,
-    warmup: float,
-    weight_decay: float,
-    dtype: torch.dtype = torch.float32,
+    recipe: Recipe,
 ) -> list[float]:
     """Train a student on stored logits, in place.
 
@@ -41,19 +56,15 @@ def distill(
         tokens: Token ids of each sentence.
         teacher_logits: Of each sentence, [sentences, classes].
         epochs: For each epoch its batches, each the places of its sentences.
-        temperature: T of T² · KL(teacher ‖ student).
-        learning_rate: Peak rate.
-        warmup: Share of the steps over which the rate rises; then it falls to 0 in a line.
-        weight_decay: Of matrices.
-        dtype: Of autocast; float32: none.
+        recipe: How; the loss is T² · KL(teacher ‖ student) at its temperature T.
 
     Returns:
         The loss of each step.
     """
-    device = student.device
+    device, temperature, dtype = student.device, recipe.temperature, recipe.dtype
     soft_targets = F.log_softmax(teacher_logits.to(device) / temperature, -1)
-    optimizer = adamw(student.parameters(), learning_rate, weight_decay)
-    rate = LambdaLR(optimizer, linear(sum(map(len, epochs)), warmup))
+    optimizer = adamw(student.parameters(), recipe.learning_rate, recipe.weight_decay)
+    rate = LambdaLR(optimizer, linear(sum(map(len, epochs)), recipe.warmup))
     losses = []
     student.train()
     for batch in (batch for epoch in epochs for batch in epoch):

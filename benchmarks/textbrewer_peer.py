@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from benchmarks.material import Batch, EpochAfterEpoch
-from benchmarks.plain_loop import Tokens, adamw, linear, padded
+from benchmarks.plain_loop import Recipe, Tokens, adamw, linear, padded
 from distill_lab.errors import UserError
 
 INSTALL = "pip install --constraint constraints.txt --requirement benchmarks/requirements.txt"
@@ -32,12 +32,7 @@ def distill(
     tokens: Tokens,
     epochs: Sequence[Sequence[Batch]],
     folder: Path,
-    *,
-    temperature: float,
-    learning_rate: float,
-    warmup: float,
-    weight_decay: float,
-    dtype: torch.dtype = torch.float32,
+    recipe: Recipe,
     answers: Answers | None = None,
 ) -> list[float]:
     """Train a student on a live teacher's logits, in place; see ``plain_loop.distill``.
@@ -48,12 +43,8 @@ def distill(
         tokens: Token ids of each sentence.
         epochs: For each epoch its batches, each the places of its sentences.
         folder: Where it leaves the student's weights after each epoch, which it always does.
-        temperature: T of the soft targets.
-        learning_rate: Peak rate.
-        warmup: Share of the steps over which the rate rises; then it falls to 0 in a line.
-        weight_decay: Of matrices.
-        dtype: Of autocast in both models' forward passes. TextBrewer itself knows float32 and, by
-            NVIDIA's Apex, float16; for another the models come wrapped.
+        recipe: How. TextBrewer itself knows float32 and, by NVIDIA's Apex, float16; for another
+            dtype the models come wrapped.
         answers: Train on these, given by ``ask``, in an order that it draws anew each epoch; then
             of ``epochs`` their number counts only, and no teacher is asked.
 
@@ -64,7 +55,9 @@ def distill(
         UserError: TextBrewer is not installed.
     """
     device = student.device
-    distiller = _distiller(teacher, student, folder, temperature, dtype, answers is not None)
+    distiller = _distiller(
+        teacher, student, folder, recipe.temperature, recipe.dtype, answers is not None
+    )
     loader: Any = _Nothing(len(epochs[0]))
     if answers is None:
         loader = DataLoader(
@@ -77,11 +70,11 @@ def distill(
     distiller.tb_writer = losses = _Losses()
     with distiller:
         distiller.train(
-            adamw(student.parameters(), learning_rate, weight_decay),
+            adamw(student.parameters(), recipe.learning_rate, recipe.weight_decay),
             loader,
             num_epochs=len(epochs),
             scheduler_class=LambdaLR,
-            scheduler_args={"lr_lambda": linear(sum(map(len, epochs)), warmup)},
+            scheduler_args={"lr_lambda": linear(sum(map(len, epochs)), recipe.warmup)},
             max_grad_norm=1.0,
         )
     return losses.values

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks import plain_loop
-from benchmarks.distill import Sides, common, dtype_of
+from benchmarks.distill import Sides, dtype_of, recipe_of
 from benchmarks.harness import Record, interleaved, row, speedup
 from benchmarks.material import Batch, EpochAfterEpoch, longer_task, paragraph, quiet
-from benchmarks.plain_loop import Tokens, adamw, linear, padded
+from benchmarks.plain_loop import Recipe, Tokens, adamw, linear, padded
 from distill_lab.errors import UserError
 from distill_lab.training import Schedule
 
@@ -57,12 +57,7 @@ def distill(
     teacher: Any,
     tokens: Tokens,
     epochs: Sequence[Sequence[Batch]],
-    *,
-    temperature: float,
-    learning_rate: float,
-    warmup: float,
-    weight_decay: float,
-    dtype: torch.dtype = torch.float32,
+    recipe: Recipe,
 ) -> list[float]:
     """Train a student on a live teacher's logits, in place; see ``plain_loop.distill``.
 
@@ -71,11 +66,7 @@ def distill(
         teacher: Likewise, on the same device.
         tokens: Token ids of each sentence.
         epochs: For each epoch its batches, each the places of its sentences.
-        temperature: T of the soft targets.
-        learning_rate: Peak rate.
-        warmup: Share of the steps over which the rate rises; then it falls to 0 in a line.
-        weight_decay: Of matrices.
-        dtype: Of autocast around the forward passes.
+        recipe: How.
 
     Returns:
         The loss of each step.
@@ -85,7 +76,7 @@ def distill(
     from torchdistill.optim.registry import register_optimizer  # type: ignore
 
     register_optimizer(adamw, key="adamw_of_the_plain_loop")
-    device = student.device
+    device, temperature, dtype = student.device, recipe.temperature, recipe.dtype
     observed = {
         "forward_proc": "forward_batch_only_as_kwargs",
         "forward_hook": {"input": [], "output": ["classifier"]},
@@ -105,12 +96,15 @@ def distill(
             "student": observed,
             "optimizer": {
                 "key": "adamw_of_the_plain_loop",
-                "kwargs": {"learning_rate": learning_rate, "weight_decay": weight_decay},
+                "kwargs": {
+                    "learning_rate": recipe.learning_rate,
+                    "weight_decay": recipe.weight_decay,
+                },
                 "max_grad_norm": 1.0,
             },
             "scheduler": {
                 "key": "LambdaLR",
-                "kwargs": {"lr_lambda": linear(sum(map(len, epochs)), warmup)},
+                "kwargs": {"lr_lambda": linear(sum(map(len, epochs)), recipe.warmup)},
                 "scheduling_step": 1,
             },
             "criterion": {
@@ -166,7 +160,7 @@ def measure(options: argparse.Namespace) -> dict[str, Record]:
                 sides.teacher,
                 sides.tokens,
                 sides.batches(schedule),
-                **common(schedule),
+                recipe_of(schedule),
             )
 
         quiet(lambda: sides.ours("", store, replace(schedule, max_steps=10)))()
@@ -193,9 +187,9 @@ def largest_difference(sides: Sides, logits: Tensor, schedule: Schedule) -> floa
     """Say by how much the losses of the first batches differ from the plain loop's, dropout off."""
     batches = [sides.batches(schedule)[0][:STEPS_COMPARED]]
     student = without_dropout(sides.student(""))
-    plain = plain_loop.distill(student, sides.tokens, logits, batches, **common(schedule))
+    plain = plain_loop.distill(student, sides.tokens, logits, batches, recipe_of(schedule))
     student = without_dropout(sides.student(""))
-    theirs = distill(student, sides.teacher, sides.tokens, batches, **common(schedule))
+    theirs = distill(student, sides.teacher, sides.tokens, batches, recipe_of(schedule))
     return max(abs(a - b) for a, b in zip(plain, theirs, strict=True))
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from benchmarks import fine_tune as fine_tune_row
 from benchmarks import material, plain_loop, textbrewer_peer
-from benchmarks.distill import TEMPERATURE, common
+from benchmarks.distill import TEMPERATURE, recipe_of
 from distill_lab import losses
 from distill_lab.errors import UserError
 from distill_lab.knowledge import KnowledgeStore, extract
@@ -94,7 +94,7 @@ def batches(tokens: list[list[int]], schedule: Schedule = SCHEDULE) -> list[list
 def test_losses_of_the_plain_loop_are_ours_step_by_step(
     ours: list[float], small_student: PreTrainedModel, tokens: list[list[int]], logits: Tensor
 ) -> None:
-    theirs = plain_loop.distill(small_student, tokens, logits, batches(tokens), **common(SCHEDULE))
+    theirs = plain_loop.distill(small_student, tokens, logits, batches(tokens), recipe_of(SCHEDULE))
     np.testing.assert_allclose(theirs, ours, **CLOSE)
     assert theirs[-1] < 0.9 * theirs[0]
 
@@ -110,7 +110,7 @@ def test_losses_of_textbrewer_less_the_teachers_entropy_are_ours_step_by_step(
     pytest.importorskip("textbrewer", reason="benchmarks/requirements.txt is not installed")
     epochs = batches(tokens)
     theirs = textbrewer_peer.distill(
-        small_student, small_teacher, tokens, epochs, tmp_path, **common(SCHEDULE)
+        small_student, small_teacher, tokens, epochs, tmp_path, recipe_of(SCHEDULE)
     )
     entropies = [losses.entropy(logits[batch], TEMPERATURE).item() for e in epochs for batch in e]
     kl = np.asarray(theirs) - TEMPERATURE**2 * np.asarray(entropies)
@@ -125,7 +125,7 @@ def test_textbrewer_on_its_cache_sees_the_losses_of_its_live_teacher(
 ) -> None:
     pytest.importorskip("textbrewer", reason="benchmarks/requirements.txt is not installed")
     # With so small a rate the student stays as it is, whatever the order of the batches.
-    still = common(replace(SCHEDULE, learning_rate=1e-12))
+    still = recipe_of(replace(SCHEDULE, learning_rate=1e-12))
     epochs = batches(tokens, replace(SCHEDULE, epochs=1))
     answers = textbrewer_peer.ask(small_teacher, tokens, epochs[0], tmp_path)
     live, cached = (
@@ -135,8 +135,8 @@ def test_textbrewer_on_its_cache_sees_the_losses_of_its_live_teacher(
             tokens,
             epochs,
             tmp_path,
-            answers=a,
-            **still,
+            still,
+            a,
         )
         for a in (None, answers)
     )
