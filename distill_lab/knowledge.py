@@ -6,7 +6,8 @@ Knowledge is a set of *features*, each with a name:
 ``logits``                  the classifier's output                [batch, classes]
 ``pooled.LAYER``            mean over unmasked tokens of a layer   [batch, width]
 ``hidden_states.LAYER``     a layer's output                       [batch, tokens, width]
-``attentions.LAYER``        attention probabilities of a block     [batch, heads, tokens, tokens]
+``attentions.LAYER``        a block's attention probabilities,     [batch, heads, tokens, tokens]
+                            before dropout
 ``query.LAYER`` …           what the block's query, ``key`` and    [batch, tokens, width]
                             ``value`` maps give, heads side by side
 ==========================  =====================================  =============================
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from distill_lab.attention import attention_in_the_open
 from distill_lab.devices import (
     agreed,
     autocast,
@@ -119,9 +121,9 @@ def observe(
     wanted = {name: parse_feature(name) for name in features}
     depth = model.config.num_hidden_layers
     kinds = {feature.kind for feature in wanted.values()}
-    if "attentions" in kinds and model.config._attn_implementation != "eager":
-        model.set_attn_implementation("eager")  # the fused kernels never form the maps
     with ExitStack() as hooks:
+        if "attentions" in kinds:
+            hooks.enter_context(attention_in_the_open(model))
         caught = {
             name: hooks.enter_context(_Catch(_qkv_map(model, feature)))
             for name, feature in wanted.items()

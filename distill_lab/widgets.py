@@ -240,7 +240,7 @@ def attention_viewer(
 
     Args:
         texts: One or more.
-        model: An encoder classifier; from here on it computes attention in the open ("eager").
+        model: An encoder classifier.
         tokenizer: Its tokenizer.
     """
     layers = [f"layer.{k}" for k in range(model.config.num_hidden_layers)]
