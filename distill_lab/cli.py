@@ -349,7 +349,7 @@ def distill(
     from distill_lab.files import check_new_folder, written_whole
     from distill_lab.knowledge import KnowledgeStore
     from distill_lab.models import build_student, save_model
-    from distill_lab.pipeline import check_same_tokenizer
+    from distill_lab.pipeline import check_same_tokenizer, key_of
 
     data = _task(task, max_length, text_column, label_column, group_column, id_column, split_column)
     check_new_folder(out)
@@ -360,6 +360,8 @@ def distill(
     built = build_student(model, student, init=str(init), embeddings=str(embeddings), seed=seed)
     data.check(built, processor)
     wanted = training.parse_objective(objective, alpha=alpha, temperature=temperature)
+    # The student's first weights; training itself sees to the rest.
+    begun = key_of(student, str(init), str(embeddings), seed, known.fingerprint["teacher"])[:12]
     result = training.distill(
         built,
         known,
@@ -375,7 +377,7 @@ def distill(
             device=str(device or "auto"),
             dtype=dtype or "auto",
         ),
-        checkpoints=out.with_name(f"{out.name}.checkpoints"),
+        checkpoints=out.with_name(f"{out.name}.checkpoints-{begun}"),
     )
     if _is_main_process():
         with written_whole(out) as temporary:

@@ -28,6 +28,7 @@ from distill_lab.devices import (
     processes,
     synchronize,
 )
+from distill_lab.errors import UserError
 from distill_lab.knowledge import model_inputs, observe, take_rows
 from distill_lab.models import count_bytes, count_parameters, label_names
 
@@ -107,8 +108,17 @@ def evaluate(
         dtype: Of autocast; float32 computes exactly as written.
         batch_size: Examples in a batch.
         what: Said by the progress bar.
+
+    Raises:
+        UserError: The split has rows without a label, or none at all.
     """
     data = task.encode(split, processor)
+    labels = np.asarray(data["label"][:], dtype=np.int64)
+    if not len(labels) or (labels < 0).any():
+        raise UserError(
+            f"{(labels < 0).sum():,} of the {len(labels):,} examples of {split} have no label; "
+            "evaluate on a labelled split, such as test"
+        )
     place = own_device(device)
     model.to(place)  # type: ignore[arg-type]  # transformers' decorator hides torch's types
     logits = predict_logits(
@@ -122,7 +132,7 @@ def evaluate(
     return Evaluation(
         ids=data["id"][:],
         groups=data["group"][:],
-        labels=np.asarray(data["label"][:], dtype=np.int64),
+        labels=labels,
         probabilities=logits.double().softmax(-1).numpy(),
     )
 
@@ -331,9 +341,15 @@ def group_confusions(evaluation: Evaluation) -> NDArray[np.int64]:
 def confusion_metrics(confusions: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Accuracy and macro-F1 of confusion matrices [..., true, predicted] → [...]."""
     right = np.diagonal(confusions, axis1=-2, axis2=-1)
-    wrong = confusions.sum(-1) + confusions.sum(-2) - 2 * right  # false + missed, a class
-    f1 = 2 * right / np.maximum(2 * right + wrong, 1)
-    return {"accuracy": right.sum(-1) / confusions.sum((-1, -2)), "macro_f1": f1.mean(-1)}
+    return _metrics(right, confusions.sum(-1), confusions.sum(-2))
+
+
+def _metrics(
+    right: NDArray[Any], true: NDArray[Any], predicted: NDArray[Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Give the metrics by how many of a class are predicted rightly, are there, are predicted."""
+    f1 = 2 * right / np.maximum(true + predicted, 1)
+    return {"accuracy": right.sum(-1) / true.sum(-1), "macro_f1": f1.mean(-1)}
 
 
 def bootstrap_weights(groups: int, seed: int = 0, resamples: int = RESAMPLES) -> NDArray[np.int64]:
@@ -372,9 +388,16 @@ def gain(ours: Sequence[Evaluation], baseline: Sequence[Evaluation]) -> Interval
 
 
 def _resampled(run: Evaluation) -> dict[str, NDArray[np.float64]]:
-    confusions = group_confusions(run)
-    weights = bootstrap_weights(len(confusions))
-    return confusion_metrics(np.tensordot(weights, confusions, axes=1))
+    # Three counts a class are all that the metrics need of a confusion matrix, which grows with the
+    # square of the classes; as floats, exact up to 2**53, so that BLAS adds them up.
+    _, group = np.unique(run.groups, return_inverse=True)
+    hit = run.predictions == run.labels
+    right, true, predicted = np.zeros((3, group.max() + 1, run.probabilities.shape[1]))
+    np.add.at(right, (group[hit], run.labels[hit]), 1)
+    np.add.at(true, (group, run.labels), 1)
+    np.add.at(predicted, (group, run.predictions), 1)
+    weights = bootstrap_weights(len(true)).astype(np.float64)
+    return _metrics(weights @ right, weights @ true, weights @ predicted)
 
 
 def _percentiles(mean: float, values: NDArray[np.float64]) -> Interval:

@@ -64,11 +64,13 @@ def make_folder(path: Path) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Refuse an ``--out`` that is taken.
+    """Refuse an ``--out`` that is taken, or has no name of its own.
 
     Raises:
-        UserError: It is.
+        UserError: It is, or has not.
     """
+    if path.name in ("", ".."):
+        raise UserError(f"--out {path} is no new folder; give one a name, as in --out student")
     with told_as_user_error(path):
         if path.exists() and not path.is_dir():
             raise UserError(f"--out {path} is a file; give a new folder")

@@ -116,13 +116,19 @@ def read_study(path: str | Path) -> Study:
     shared, arms = values.get("settings", {}), values.get("arms", {})
     if not isinstance(arms, dict) or len(arms) < 2:
         raise UserError(f"{path}: a study compares two arms or more; give them as [arms.NAME]")
+    for name, table in {
+        "[settings]": shared,
+        **{f"[arms.{k}]": v for k, v in arms.items()},
+    }.items():
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {name} is {table!r}; expected a table of settings")
     seeds, baseline = values.get("seeds", 5), values.get("baseline", next(iter(arms)))
     if not isinstance(seeds, int) or seeds < SEEDS_FOR_INTERVAL:
         raise UserError(
             f"{path}: seeds is {seeds}; expected {SEEDS_FOR_INTERVAL} or more, as intervals are "
             "over seeds"
         )
-    if baseline not in arms:
+    if not isinstance(baseline, str) or baseline not in arms:
         raise UserError(f"{path}: no arm is called {baseline!r}; there are {', '.join(arms)}")
     return Study(
         name=path.stem,
@@ -135,7 +141,7 @@ def read_study(path: str | Path) -> Study:
 
 def _arm(path: Path, name: str, values: Mapping[str, Any]) -> Arm:
     own = {"label": name, "targets": "teacher", "data": "labelled"}
-    own |= {key: values[key] for key in own if key in values}
+    own |= {key: str(values[key]) for key in own if key in values}
     given = {key: value for key, value in values.items() if key not in own}
     check_settings(given, f"{path}, arm {name}", also=tuple(own), but=NOT_AN_ARMS)
     for key, choices in (("targets", TARGETS), ("data", DATA)):

@@ -39,9 +39,9 @@ from transformers import (
 
 from distill_lab import losses
 from distill_lab.compact import compacted
-from distill_lab.devices import agreed, pick_device, pick_dtype, processes
+from distill_lab.devices import agreed, dtype_name, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
-from distill_lab.files import told_as_user_error, write_json
+from distill_lab.files import read_json, told_as_user_error, write_json
 from distill_lab.knowledge import (
     PREFIX,
     Knowledge,
@@ -55,6 +55,7 @@ from distill_lab.models import (
     even_layer_map,
     label_names,
     layer_names,
+    weights_fingerprint,
     width,
 )
 from distill_lab.quiet import quiet_transformers
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 
 TERMS = ("soft", "hard", "hidden_states", "attention", "relations")
 MADE_FROM = "made_from.json"
-CHECKPOINT_FORMAT = 2  # since word embeddings stand in two parts
+CHECKPOINT_FORMAT = 3  # since it is noted what student and knowledge they are of
 SMALLER = "use a smaller learning rate or weights, or --dtype float32"
 
 
@@ -88,7 +89,7 @@ class Objective:
         attention: Weight of KL(teacher ‖ student) between the mapped blocks' attention maps
             (MiniLM: Wang et al. 2020, §3.1).
         relations: Weight of the Q-Q, K-K and V-V relations of the last mapped block, averaged
-            over the three (MiniLMv2: Wang et al. 2021, §3.2).
+            over the three (MiniLMv2: Wang et al. 2021, §3.1).
         layer_map: student layer → teacher layer; evenly spread when empty.
     """
 
@@ -134,13 +135,9 @@ class Objective:
         Raises:
             UserError: Likewise.
         """
+        self._check_mapped()
         if not self.needs_layers:
             return
-        if not self.layer_map:
-            raise UserError(
-                "hidden states, attention and relations need a layer map; "
-                "give layer_map, or use objective.mapped(student, teacher)"
-            )
         unknown = sorted(set(self.layer_map) - set(layer_names(student)))
         if unknown:
             raise UserError(
@@ -152,8 +149,20 @@ class Objective:
                 "the layer map has embeddings only, which have no attention; map encoder layers too"
             )
 
+    def _check_mapped(self) -> None:
+        if self.needs_layers and not self.layer_map:
+            raise UserError(
+                "hidden states, attention and relations need a layer map; "
+                "give layer_map, or use objective.mapped(student, teacher)"
+            )
+
     def features(self, side: str = "teacher") -> tuple[str, ...]:
-        """Names of the features this objective reads on the ``teacher`` or ``student`` side."""
+        """Names of the features this objective reads on the ``teacher`` or ``student`` side.
+
+        Raises:
+            UserError: The layer map is missing.
+        """
+        self._check_mapped()
         at = ("student", "teacher").index(side)
         wanted = ["logits"]
         if self.hidden_states:
@@ -668,6 +677,13 @@ def _train(
     what: str,
 ) -> Training:
     schedule = schedule or Schedule()
+    if split in ("validation", "test"):
+        raise UserError(f"the {split} split is there to judge by; train on labelled or transfer")
+    if pick_device(schedule.device).index:  # transformers' Trainer knows no other than 0
+        raise UserError(
+            f"training takes the first GPU that it sees, not {schedule.device}; "
+            "give the device cuda, and set CUDA_VISIBLE_DEVICES to choose among GPUs"
+        )
     processes(schedule.device)
     _check_model(model, objective, task)
     data = task.encode(split, processor)
@@ -680,17 +696,19 @@ def _train(
     teacher_width = _check_knowledge(model, knowledge, objective, data, task, processor)
     torch.manual_seed(schedule.seed)  # draws the projections
     trained = DistillationModel(model, objective, teacher_width)
-    run = partial(_run, trained, task, processor, knowledge, data, schedule, what=what)
+    run = partial(_run, trained, task, processor, knowledge, data, what=what)
     with compacted(model, data, getattr(processor, "pad_token_id", None)):
         if checkpoints is None:
             with _temporary_folder() as folder:
-                return run(folder)
+                return run(schedule, folder)
         folder = Path(checkpoints)
-        _check_same_training(folder, _made_from(objective, schedule, data))
+        schedule = _settled(schedule, folder)
+        _check_same_training(folder, _made_from(trained, knowledge, objective, schedule, data))
         try:
-            training = run(folder)
-        except UserError:
-            _clear(folder)  # not waiting: another process may not have failed, and never come
+            training = run(schedule, folder)
+        except UserError as error:
+            if error.__cause__ is None:  # else a full disk, say, from which it can go on
+                _clear(folder)  # not waiting: another process may not have failed, and never come
             raise
         PartialState().wait_for_everyone()
         if PartialState().is_main_process:
@@ -910,19 +928,57 @@ def _temporary_folder() -> Iterator[Path]:
         PartialState().wait_for_everyone()
 
 
-def _made_from(objective: Objective, schedule: Schedule, data: Dataset) -> dict[str, Any]:
-    """Say what a training and its checkpoints depend on, beside model and knowledge."""
+def _settled(schedule: Schedule, folder: Path) -> Schedule:
+    """Give the schedule with its dtype, that of the checkpoints if there are any.
+
+    Measured again, it might come out otherwise half-way.
+    """
+    if schedule.dtype != "auto":
+        return schedule
+    measured = dtype_name(pick_dtype(pick_device(schedule.device), schedule.dtype))
+    then = read_json(folder / MADE_FROM) if last_checkpoint(folder) else {}
+    return replace(schedule, dtype=agreed(then.get("dtype", measured)))
+
+
+def _made_from(
+    model: DistillationModel,
+    knowledge: KnowledgeStore | LiveTeacher | None,
+    objective: Objective,
+    schedule: Schedule,
+    data: Dataset,
+) -> dict[str, Any]:
+    """Say what a training and its checkpoints depend on, beside the student's first weights."""
     columns = (data[name][:] for name in ("id", "content_hash", "label"))
-    rows = hashlib.sha256(json.dumps(list(columns)).encode()).hexdigest()
     own = {k: v for k, v in asdict(schedule).items() if k not in ("device", "checkpoint_every")}
-    state = {"processes": PartialState().num_processes, "checkpoint_format": CHECKPOINT_FORMAT}
-    return {**asdict(objective), **own, **state, "examples": rows}
+    return {
+        **asdict(objective),
+        **own,
+        "processes": PartialState().num_processes,
+        "checkpoint_format": CHECKPOINT_FORMAT,
+        "examples": _hash(list(columns)),
+        "student": _hash({name: list(value.shape) for name, value in model.state_dict().items()}),
+        "knowledge": _identity(knowledge),
+    }
+
+
+def _identity(knowledge: KnowledgeStore | LiveTeacher | None) -> str | None:
+    if isinstance(knowledge, LiveTeacher):
+        return _hash([weights_fingerprint(knowledge.teacher.model), dtype_name(knowledge.dtype)])
+    return _hash(knowledge.fingerprint) if knowledge else None
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:
     """Refuse checkpoints of another training; else note what this one is made from."""
     path = folder / MADE_FROM
-    if last_checkpoint(folder) is not None and path.is_file():
+    if not path.is_file() and any(folder.glob("checkpoint-*")):
+        raise UserError(
+            f"{folder} holds checkpoints that distill_lab did not make; give another folder"
+        )
+    if last_checkpoint(folder) is not None:
         then = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name in made_from if then.get(name) != made_from[name]]
         if differing:

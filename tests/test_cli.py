@@ -408,7 +408,7 @@ def test_distill_and_evaluate_go_from_store_to_figures(
     command: CommandLine, distilling: list[object], steps: list[object]
 ) -> None:
     assert "validation macro-F1" in command(*distilling).out
-    assert not Path("student.checkpoints").exists()
+    assert not list(Path().glob("student.checkpoints*"))
     assert "is not empty" in command.refused(*distilling)
     done = command("evaluate", "student", "--json", *steps[: steps.index("--teacher")])
     figures = json.loads(done.out)
@@ -424,6 +424,7 @@ def test_distill_and_evaluate_go_from_store_to_figures(
         (("--temperature", 0), "temperature is 0.0"),
         (("--split", "test"), "it has no example"),
         (("--student", "tiny"), "--embeddings random"),
+        (("--out", "."), "is no new folder"),
     ],
 )
 def test_distill_refuses_what_does_not_fit(
@@ -452,6 +453,23 @@ def test_distill_refuses_a_store_of_another_teacher_text_or_tokenizer(
     assert "another tokenizer" in command.refused(*distilling, "--student", "other")
 
 
+def test_distill_goes_on_from_checkpoints_of_the_same_student_only(
+    command: CommandLine, distilling: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folder(*options: object) -> Path:
+        given: dict[str, Path] = {}
+        with monkeypatch.context() as patch:
+            patch.setattr("distill_lab.training.distill", lambda *_, **k: given.update(k) or 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                command(*distilling, *options)
+        return given["checkpoints"]
+
+    again = folder()
+    assert folder() == again
+    changes = (("--embeddings", "random"), ("--seed", 1))
+    assert len({again, *(folder(*change) for change in changes)}) == 3
+
+
 def test_distill_refuses_a_truncated_store(command: CommandLine, distilling: list[object]) -> None:
     (shard,) = Path("store").glob("*.arrow")
     shard.write_bytes(shard.read_bytes()[:-200])
@@ -463,6 +481,14 @@ def test_evaluate_refuses_a_model_without_a_head(
 ) -> None:
     options = ("--task", f"csv:{small_csv}", "--max-length", 24)
     assert "no classification head" in command.refused("evaluate", small_encoder, *options)
+
+
+def test_evaluate_refuses_a_split_with_rows_that_have_no_label(
+    command: CommandLine, steps: list[object]
+) -> None:
+    teacher, task = steps[steps.index("--teacher") + 1], steps[: steps.index("--teacher")]
+    said = command.refused("evaluate", teacher, *task, "--split", "transfer")
+    assert "of transfer have no label" in said
 
 
 # --- predict and doctor ------------------------------------------------------------------------

@@ -153,6 +153,9 @@ def test_an_interrupted_study_trains_what_is_missing(
         (ARMS + "seeds = 3\n", "'seeds'"),
         ('[arms.a]\n[arms.b]\ntargets = "both"\n', "teacher or labels"),
         ('[arms.a]\n[arms.b]\ndata = "test"\n', "labelled or transfer"),
+        ("settings = 3\n" + ARMS, "settings] is 3; expected a table"),
+        ("[arms]\na = {}\nb = 3\n", "arms.b] is 3; expected a table"),
+        ('baseline = ["a"]\n' + ARMS, "no arm is called"),
         ("title = 1\n" + ARMS, "unknown key 'title'"),
         ("[arms", "no valid TOML"),
         ("[arms.a]\n[arms.b]\ntemperature = -1\n", "temperature is -1"),
@@ -164,6 +167,11 @@ def test_a_file_that_says_nonsense_is_refused_in_a_line(
     with pytest.raises(UserError, match=said) as error:
         read_study(write(tmp_path / "bad.toml", text))
     assert "\n" not in str(error.value)
+
+
+def test_a_label_may_be_a_number(tmp_path: Path) -> None:
+    plan = read_study(write(tmp_path / "s.toml", "[arms.a]\nlabel = 8\n[arms.b]\n"))
+    assert [arm.label for arm in plan.arms] == ["8", "b"]
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import re
 import shutil
@@ -640,6 +641,77 @@ def test_seconds_are_summed_over_interruptions(
     assert 1.0 < training.seconds < time.perf_counter() - start - 0.5
 
 
+def test_a_full_disk_leaves_the_checkpoints(
+    run: Run,
+    whole: tuple[dict[str, Tensor], Training],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FullDisk(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 7:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        adding(patch, FullDisk())
+        with pytest.raises(UserError, match="the disk is full"):
+            run(tmp_path / "checkpoints")
+    assert (tmp_path / "checkpoints" / "checkpoint-6").is_dir()
+    found, training = run(tmp_path / "checkpoints")
+    assert largest_difference(found, whole[0]) == 0.0 and same(training, whole[1])
+
+
+def test_a_resumed_training_keeps_the_dtype_it_began_with(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, _ = run(tmp_path / "whole", dtype="bfloat16")
+
+    def measuring(found: torch.dtype) -> None:
+        known = {"auto": found, "bfloat16": torch.bfloat16, "float32": torch.float32}
+        monkeypatch.setattr(training, "pick_dtype", lambda device, name: known[name])
+
+    measuring(torch.bfloat16)
+    with monkeypatch.context() as patch:
+        adding(patch, KillAt("on_step_end", 7))
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", dtype="auto")
+    measuring(torch.float32)
+    found, _ = run(tmp_path / "killed", dtype="auto")
+    assert largest_difference(found, wanted) == 0.0
+
+
+def test_checkpoints_that_others_made_are_refused_and_left(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "checkpoint-best" / "model.safetensors").write_bytes(b"years of work")
+    with pytest.raises(UserError, match="checkpoints that distill_lab did not make"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint-best", "model.safetensors"]
+
+
+def test_checkpoints_of_another_student_or_teacher_are_refused(
+    run: Run,
+    small_task: Task,
+    small_tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        adding(patch, KillAt("on_step_end", 5))
+        with pytest.raises(Killed):
+            run(tmp_path)
+    with pytest.raises(UserError, match="made with other student;"):
+        run(tmp_path, small_bert(layers=2, width=32, heads=2))
+    other = LiveTeacher(small_bert(layers=4, width=32, heads=4), PROJECTED.features())
+    with pytest.raises(UserError, match="made with other knowledge;"):
+        distill(
+            *(new_student(), other, small_task, small_tokenizer),
+            objective=PROJECTED,
+            split="labelled",
+            schedule=QUICK,
+            checkpoints=tmp_path,
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"learning_rate": 1e-3}, "learning rate"), ({"seed": 1, "epochs": 9}, "epochs, seed")],
@@ -993,6 +1065,29 @@ def test_a_store_that_does_not_fit_is_refused(
     )
     small_tokenizer.add_tokens(["zebra"])
     assert "another tokenizer" in refused(knowledge=store, split="labelled")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_what_is_there_to_judge_by_is_not_trained_on(
+    split: str, small_task: Task, small_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(UserError, match=f"the {split} split is there to judge by"):
+        fine_tune(new_student(), small_task, small_tokenizer, split=split, schedule=QUICK)
+
+
+def test_another_gpu_than_the_first_is_refused(
+    small_task: Task, small_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "pick_device", torch.device)
+    with pytest.raises(UserError, match="set CUDA_VISIBLE_DEVICES"):
+        schedule = replace(QUICK, device="cuda:1")
+        fine_tune(new_student(), small_task, small_tokenizer, schedule=schedule)
+
+
+@pytest.mark.parametrize("term", ["hidden_states", "attention", "relations"])
+def test_features_without_a_layer_map_are_refused(term: str) -> None:
+    with pytest.raises(UserError, match="need a layer map"):
+        Objective(**{term: 1.0}).features()
 
 
 def test_a_split_without_labels_is_refused(
