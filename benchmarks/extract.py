@@ -59,8 +59,8 @@ def measure(options: argparse.Namespace) -> dict[str, Record]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the row's own options."""
-    parser.add_argument("--sentences", type=int, default=3200, metavar="N")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N")
+    parser.add_argument("--sentences", type=int, default=6400, metavar="N")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N")
 
 
 if __name__ == "__main__":

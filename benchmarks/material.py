@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from distill_lab import classroom
 from distill_lab.devices import dtype_name
@@ -84,6 +85,14 @@ def _student() -> PreTrainedModel:
 
 
 # --- batches ------------------------------------------------------------------------------------
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn dropout off, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def batches(lengths: Sequence[int], schedule: Schedule) -> list[list[Batch]]:

@@ -28,13 +28,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks import plain_loop
 from benchmarks.distill import Sides, dtype_of, recipe_of
 from benchmarks.harness import Record, interleaved, row, speedup
-from benchmarks.material import Batch, EpochAfterEpoch, longer_task, paragraph, quiet
+from benchmarks.material import (
+    Batch,
+    EpochAfterEpoch,
+    longer_task,
+    paragraph,
+    quiet,
+    without_dropout,
+)
 from benchmarks.plain_loop import Recipe, Tokens, adamw, linear, padded
 from distill_lab.errors import UserError
 from distill_lab.training import Schedule
@@ -191,14 +198,6 @@ def largest_difference(sides: Sides, logits: Tensor, schedule: Schedule) -> floa
     student = without_dropout(sides.student(""))
     theirs = distill(student, sides.teacher, sides.tokens, batches, recipe_of(schedule))
     return max(abs(a - b) for a, b in zip(plain, theirs, strict=True))
-
-
-def without_dropout(model: nn.Module) -> nn.Module:
-    """Turn dropout off, in place."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
