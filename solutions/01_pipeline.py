@@ -864,11 +864,11 @@ print(
 
 # %% [markdown]
 # These are the seconds of one machine, and throughput in batches of 32, measured in float32. Asking
-# the teacher went faster than that throughput, because it was done in bfloat16 with sentences sorted by
-# length, so that little was computed on padding; at such a rate it takes more sentences to break even.
-# With single sentences the numbers are others again. Two costs are not in them: somebody once trained MiniLM, on far more text than
-# ours, and somebody tried out settings before this run was made. An honest account of your own project
-# has a line for each.
+# the teacher went faster than that throughput, because it was done in bfloat16 with sentences
+# sorted by length, so that little was computed on padding; at such a rate it takes more sentences
+# to break even. With single sentences the numbers are others again. Two costs are not in them:
+# somebody once trained MiniLM, on far more text than ours, and somebody tried out settings before
+# this run was made. An honest account of your own project has a line for each.
 
 # %% [markdown]
 # ## What could fool us
@@ -957,7 +957,7 @@ for note in data.notes:
     print("-", note)
 
 # %% [markdown]
-# And one leak that we cannot close: the teacher's pretraining text came from the web, and these
+# And one leak that we cannot close: the teacher's pre-training text came from the web, and these
 # articles are old enough to have been in it, without our labels. It would help the teacher, and through
 # it the distilled students. By how much is not known.
 

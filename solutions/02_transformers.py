@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 2 · Transformers: what teacher and student are made of
 #
-# **Time** 90 minutes, with a good break after section 5 · **Difficulty** ★★★ · **You need** Python, PyTorch tensors, lesson 01
+# **Time** 90 minutes, with a good break after section 5 · **Difficulty** ★★★ · **You need** Python,
+# PyTorch tensors, lesson 01
 #
 # In lesson 01 a teacher and a student were two boxes. In this lesson you open them. You write the
 # parts of a Transformer yourself, as pure functions of tensors, and at the end *your* functions,
@@ -1087,7 +1088,7 @@ for first, last, text in zip(
 # And before the blocks: the table of word embeddings has (size of the vocabulary) $\times\, d$.
 #
 # **Predict.** The vocabulary has 30,522 word pieces. The teacher has $d = 384$ and 6 blocks, the
-# student $d = 128$ and 2 blocks. Which share of all parameters are word embeddings, in percent, in
+# student $d = 128$ and 2 blocks. Which share of all parameters are word embeddings, in per cent, in
 # each of them? Guess first, then reach for the formula.
 
 # %%
@@ -1404,8 +1405,9 @@ for name, guesses in (("never says urgent", lazy), ("careful", careful), ("perfe
 #
 # Back to the inside. Your own functions can make the teacher's attention maps. The next cell does
 # so for all heads of all blocks on one sentence, compares them with what the model itself reports,
-# and looks for three simple patterns, of which some are strong here and some are not: tokens that look at the token before, at the token after, and
-# at `[SEP]`. It draws the head in which the first pattern is strongest.
+# and looks for three simple patterns, of which some are strong here and some are not: tokens that
+# look at the token before, at the token after, and at `[SEP]`. It draws the head in which the first
+# pattern is strongest.
 
 # %%
 about = [

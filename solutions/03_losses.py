@@ -1285,8 +1285,9 @@ print(
 
 # %% [markdown]
 # So be careful with what you say. A gain that is smaller than the scales above is not a finding,
-# with either sign. What a Transformer student gains, with five seeds, on the test split and with
-# intervals that respect the articles, is in the report card of lesson 01.
+# with either sign. What a Transformer student gains on the test split, with five seeds, is in the
+# report card of lesson 01. Its intervals are Student's t intervals over the seeds: they say how far
+# another seed would move the gain, not how far other articles would.
 
 # %% [markdown]
 # ## On your own

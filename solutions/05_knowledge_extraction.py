@@ -715,7 +715,7 @@ print("yes" if fed_with_them.logits.requires_grad else "no")
 #   `clone` or `no_grad` mends it.
 #
 # The first point, weights that do not change, has no column: it follows from the second, as long as
-# no gradient is left from before. An optimizer skips a parameter whose `grad` is None; one whose
+# no gradient is left from before. An optimiser skips a parameter whose `grad` is None; one whose
 # `grad` is 0 it may still move, by weight decay or momentum. It is surer not to hand it the
 # teacher's parameters at all.
 #

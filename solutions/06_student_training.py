@@ -160,13 +160,13 @@ draw_model(
 figure
 
 # %% [markdown]
-# - **Random** (grey, dotted). Weights are drawn, by BERT's custom from a normal distribution of standard deviation
-#   0.02. Nothing of the teacher is in them.
+# - **Random** (grey, dotted). Weights are drawn, by BERT's custom from a normal distribution of
+#   standard deviation 0.02. Nothing of the teacher is in them.
 # - **The teacher's layers** (green). A student as wide as its teacher can take whole blocks over.
 #   DistilBERT began so, with "one layer out of two" (Sanh et al. 2019, §3).
-# - **The teacher's embeddings, cut** (blue, hatched). A narrower student can take over no block. But look at the last
-#   column above: most of a tiny student is a table with a row for each word piece, and *that* can be
-#   cut to width.
+# - **The teacher's embeddings, cut** (blue, hatched). A narrower student can take over no block.
+#   But look at the last column above: most of a tiny student is a table with a row for each word
+#   piece, and *that* can be cut to width.
 # - **Pre-trained by itself.** Turc et al. (2019) train the small model as a language model first and
 #   distil afterwards, and find that this pre-training matters. It needs a corpus and many hours, or a
 #   small checkpoint that somebody else has pre-trained (`--init pretrained`). We do not follow it here.
@@ -235,7 +235,8 @@ print(f"watched: {len(every_twentieth)} sentences; the teacher gets {teacher_per
 #
 # In transformers' BERT, block $k$ is the module `model.bert.encoder.layer[k]`, and its weights have
 # names such as `bert.encoder.layer.0.attention.self.query.weight`. What is outside the blocks
-# (`bert.embeddings`, `bert.pooler`, and the head `classifier`) is copied too, wherever name and shape agree.
+# (`bert.embeddings`, `bert.pooler`, and the head `classifier`) is copied too, wherever name and
+# shape agree.
 #
 # One trap: *copy the values, not the parameter.* `student.x.weight = teacher.x.weight` makes both
 # models share one tensor, and training the student then trains the teacher. `load_state_dict` copies
@@ -269,7 +270,7 @@ def init_from_teacher_layers(
 # ### Predict
 #
 # The copied student has not been trained: half of its teacher's blocks are simply missing, and the
-# others were never meant to follow each other directly. There are five classes. How many percent of
+# others were never meant to follow each other directly. There are five classes. How many per cent of
 # the watched sentences does it get right before its first step?
 
 # %%
@@ -314,9 +315,9 @@ recall("06: accuracy of three copied blocks, untrained", round(untrained["evenly
 #
 # ## First weights: embeddings cut by SVD
 #
-# Let $E$ be the teacher's table of word embeddings, `[vocabulary, width]` = `[30522, 384]`, from each
-# column of which its mean has been subtracted. Every row is a word, a point in 384 dimensions. We want the 128
-# directions in which the points differ most, and each word's coordinates in them.
+# Let $E$ be the teacher's table of word embeddings, `[vocabulary, width]` = `[30522, 384]`, from
+# each column of which its mean has been subtracted. Every row is a word, a point in 384 dimensions.
+# We want the 128 directions in which the points differ most, and each word's coordinates in them.
 #
 # The **singular value decomposition** does it:
 #
@@ -378,16 +379,16 @@ print("by hand ±2.236, ∓2.236, 0:", svd_embeddings(three_words, 1).flatten().
 # ### Predict
 #
 # The teacher's table has 384 columns; we keep 128, a third. Columns of equal worth would keep a third
-# of the variance. How many percent do the 128 best directions keep?
+# of the variance. How many per cent do the 128 best directions keep?
 
 # %%
 my_share = ...  # a number, such as 50
 predict("06: percent of variance in 128 directions", my_share)
 
 # %% [markdown]
-# Variance is not meaning. As a second measure, take 300 words at random. For each find its ten nearest
-# words (by the cosine of the angle) in the teacher's table, less its mean, and in the cut one. How many of the ten are
-# the same?
+# Variance is not meaning. As a second measure, take 300 words at random. For each find its ten
+# nearest words (by the cosine of the angle) in the teacher's table, less its mean, and in the cut
+# one. How many of the ten are the same?
 
 # %% figure="embeddings"
 full = word_embeddings(teacher).weight.detach().cpu()
@@ -514,15 +515,17 @@ def tiny_student(embeddings: str) -> PreTrainedModel:
 # 1. the student reads the batch: `student(input_ids=…, attention_mask=…).logits`, `[batch, classes]`.
 #    It gets *these two* and nothing else of the batch: no teacher's logits, no labels;
 # 2. the loss of lesson 04 compares its logits with the stored ones:
-#    $\alpha\,T^2\,\mathrm{KL}(p_t \,\|\, p_s) + (1 - \alpha)\,\mathrm{CE}$, where CE is the cross-entropy with
-#    the labels at $T = 1$, a mean over the rows that have one (a label of −100 says that there is none);
-# 3. the optimizer's gradients are set to zero, since PyTorch *adds* each new gradient to what is there;
+#    $\alpha\,T^2\,\mathrm{KL}(p_t \,\|\, p_s) + (1 - \alpha)\,\mathrm{CE}$, where CE is the
+#    cross-entropy with the labels at $T = 1$, a mean over the rows that have one (a label of −100 says
+#    that there is none);
+# 3. the optimiser's gradients are set to zero, since PyTorch *adds* each new gradient to what is
+#    there;
 # 4. `loss.backward()` finds the gradients, `optimizer.step()` moves the weights.
 #
 # (Without 3 a single step can still be right. It is the second that goes wrong, so the check of the next
 # exercise, `train_epoch`, is the one that notices.)
 #
-# No teacher is in sight. The optimizer holds the student's parameters and no others. `distillation_loss`
+# No teacher is in sight. The optimiser holds the student's parameters and no others. `distillation_loss`
 # is the library's: `distillation_loss(student_logits, teacher_logits, labels, temperature=…, alpha=…)`.
 
 
@@ -597,7 +600,7 @@ train_epoch = use(train_epoch)
 
 # %% [markdown]
 # Now train. The settings are those of the long runs: $\alpha = 1$ (the teacher's answers alone, no
-# label), $T = 2$. To be able to look in between, the one pass is cut into parts, and the same optimizer
+# label), $T = 2$. To be able to look in between, the one pass is cut into parts, and the same optimiser
 # goes through all of them.
 
 # %%
@@ -693,8 +696,8 @@ panels[0].set_ylabel("Watched sentences right (%)")
 figure
 
 # %% [markdown]
-# Do not mind single bends: these are some 200 sentences, one seed, and a learning rate that is at its full height
-# from the first step, where the long runs let it rise slowly.
+# Do not mind single bends: these are some 200 sentences, one seed, and a learning rate that is at
+# its full height from the first step, where the long runs let it rise slowly.
 #
 # A start is a *start*: the question is how much of it is left when training goes on. So few steps cannot
 # say that, and one seed cannot say how sure it is. For that there is a long run, made by
@@ -797,11 +800,12 @@ figure
 # Read the two printed differences first; the picture shows where they come from. Filled markers are
 # means, bars 95 % intervals, rings single seeds.
 #
-# Both intervals exclude 0: after two passes, a tiny student that begins with the teacher's embeddings is
-# ahead of a random one, and a small student that begins with the teacher's layers and embeddings is
-# ahead of a random one too. How *far* ahead the tiny one is, these five seeds hardly say: its interval is
-# wide, because the random students differ much among themselves, and they are still gaining from the
-# first epoch to the second. Both leads are smaller after the second epoch than after the first.
+# Both intervals exclude 0: after two passes, a tiny student that begins with the teacher's
+# embeddings is ahead of a random one, and a small student that begins with the teacher's layers and
+# embeddings is ahead of a random one too. How *far* ahead the tiny one is, these five seeds hardly
+# say: its interval is wide, because the random students differ much among themselves, and they are
+# still gaining from the first epoch to the second. Both leads are smaller after the second epoch
+# than after the first.
 #
 # What this does *not* say: that a beginning still matters after ten times the steps (it may fade), or
 # with more sentences, or which of the two things that *small* takes over, blocks or embeddings, does
@@ -810,9 +814,9 @@ figure
 #
 # ## Hard, smoothed, distilled: three questions
 #
-# Now the loss. The long run of lesson 01 trained four kinds of tiny student, all from SVD embeddings,
-# seed by seed from the same first weights. Between neighbours in this list one thing changes (in the last
-# row two that come together):
+# Now the loss. The long run of lesson 01 trained four kinds of tiny student, all from SVD
+# embeddings, seed by seed from the same first weights. Between neighbours in this list one thing
+# changes (in the last row two that come together):
 #
 # | from | to | what changes |
 # |---|---|---|
@@ -892,13 +896,13 @@ right.set(ylim=(2.5, -0.5), xlabel="Gain (points of test accuracy)")
 figure
 
 # %% [markdown]
-# On the left no two neighbours' bars overlap here, so the order alone could have been read off it. How *large*
-# each change is, and how sure, stands on the right. It is paired: what makes a seed lucky for *both* students
-# cancels, and what is left is the change.
+# On the left no two neighbours' bars overlap here, so the order alone could have been read off it.
+# How *large* each change is, and how sure, stands on the right. It is paired: what makes a seed
+# lucky for *both* students cancels, and what is left is the change.
 #
-# And which change is worth most? The answer to your guess is the largest of three means. The last printed
-# line asks whether it is ahead of the second *seed by seed*, and its interval holds 0: three changes are
-# shown, the order of the upper two is not.
+# And which change is worth most? The answer to your guess is the largest of three means. The last
+# printed line asks whether it is ahead of the second *seed by seed*, and its interval holds 0:
+# three changes are shown, the order of the upper two is not.
 #
 # These intervals are over *seeds*. They answer: would other first weights and another order of the
 # batches have given the same? They do not answer: would *other articles*? That takes another interval.
@@ -955,11 +959,12 @@ axis.legend(fontsize=8)
 figure
 
 # %% [markdown]
-# If sentences were independent, the two histograms would agree but for chance. As they are, there are
-# more articles that go mostly wrong and more that go wholly right. An article about the business side
-# of a football club may be hard in most of its sentences; and the tenth sentence about a tennis final says
-# little that the first nine did not. **A sentence of an article that you have seen is less news than a
-# sentence of a new one**, so there are fewer independent observations than sentences.
+# If sentences were independent, the two histograms would agree but for chance. As they are, there
+# are more articles that go mostly wrong and more that go wholly right. An article about the
+# business side of a football club may be hard in most of its sentences; and the tenth sentence
+# about a tennis final says little that the first nine did not. **A sentence of an article that you
+# have seen is less news than a sentence of a new one**, so there are fewer independent observations
+# than sentences.
 #
 # So we draw whole articles. Each drawn article brings all its sentences, and one drawn twice brings
 # them twice. By hand: article A has three sentences, all right; B has one, wrong. A resample of two
@@ -1135,11 +1140,12 @@ for students_made in (1, 5, 20):
     )
 
 # %% [markdown]
-# So no: counted whole, the distilled student costs *several times* what one on hard labels does. (That
-# is this machine, 2 cores, and these sizes. For "same data" the extraction is counted by its share of the
-# sentences.) Teacher and extraction are paid once and shared by all students that follow; the last lines
-# show how far that carries. And nothing here counts what MiniLM's own pre-training took, which is the
-# price of all rows alike: all these students start from its word embeddings.
+# So no: counted whole, the distilled student costs *several times* what one on hard labels does.
+# (That is this machine, 2 cores, and these sizes. For "same data" the extraction is counted by its
+# share of the sentences.) Teacher and extraction are paid once and shared by all students that
+# follow; the last lines show how far that carries. And nothing here counts what MiniLM's own
+# pre-training took, which is the price of all rows alike: all these students start from its word
+# embeddings.
 #
 # ### Predict: the same seconds, spent on labels
 #
@@ -1209,23 +1215,23 @@ right.legend(fontsize=8, loc="lower right")
 figure
 
 # %% [markdown]
-# Nine times the steps on the same labels bought nothing: the interval lies below 0, though it nearly
-# touches it. The epoch was chosen on validation, so the long training could have kept its fourth epoch's
-# weights; but its learning rate falls over 37 epochs and not over 4, so that its fourth epoch is another
-# one. What it does not show: a stronger regulariser, more labels, or a larger student for the same seconds
-# might be the fairer opponents.
+# Nine times the steps on the same labels bought nothing: the interval lies below 0, though it
+# nearly touches it. The epoch was chosen on validation, so the long training could have kept its
+# fourth epoch's weights; but its learning rate falls over 37 epochs and not over 4, so that its
+# fourth epoch is another one. What it does not show: a stronger regulariser, more labels, or a
+# larger student for the same seconds might be the fairer opponents.
 #
-# A caution about comparing the two studies: the distilled students stand in the report of lesson 01, the
-# long hard-label ones in `controls`. Task, student, first weights and settings are the same; they were
-# trained in different runs. That is why `controls` repeats the four epochs of hard labels: its difference
-# is paired within one study.
+# A caution about comparing the two studies: the distilled students stand in the report of lesson
+# 01, the long hard-label ones in `controls`. Task, student, first weights and settings are the
+# same; they were trained in different runs. That is why `controls` repeats the four epochs of hard
+# labels: its difference is paired within one study.
 #
 # ## Where distillation does not help
 #
-# The student learns what the teacher says. So let the teacher say little: two more arms of `controls` have
-# teachers that were fine-tuned for a fifth and for a twentieth of an epoch (38 and 10 steps), and are
-# otherwise the same. Their students get the same sentences, the same number of steps and the same loss as
-# "distilled, same data".
+# The student learns what the teacher says. So let the teacher say little: two more arms of
+# `controls` have teachers that were fine-tuned for a fifth and for a twentieth of an epoch (38 and
+# 10 steps), and are otherwise the same. Their students get the same sentences, the same number of
+# steps and the same loss as "distilled, same data".
 #
 # ### Predict
 #
@@ -1255,20 +1261,20 @@ print("distilled from the real teacher, same data (report of lesson 01):", end="
 print(f"{100 * rows['distilled_same_data']['accuracy']['mean']:.1f} % on test")
 
 # %% [markdown]
-# Two cases. The teacher of 38 steps is about as accurate as the students on hard labels, and the interval of
-# its students holds 0: there is nothing to be seen of a gain. The teacher of ten steps knows next to
-# nothing, and with the very same loss its students lose points by the dozen, while the labels that would
-# have known better lay beside each sentence, unread ($\alpha = 1$).
+# Two cases. The teacher of 38 steps is about as accurate as the students on hard labels, and the
+# interval of its students holds 0: there is nothing to be seen of a gain. The teacher of ten steps
+# knows next to nothing, and with the very same loss its students lose points by the dozen, while
+# the labels that would have known better lay beside each sentence, unread ($\alpha = 1$).
 #
 # - **It shows** that the gain is no property of the loss: soft targets are worth what the teacher knows.
 #   Without a good teacher, labels are the better targets.
-# - **It does not show** where the limit is: between 38 steps and a whole epoch it was not looked. Nor that
-#   a *better* teacher always makes a better student. Cho and Hariharan (2019) found larger and more
-#   accurate teachers that taught a small student worse (as they explain it, because it could not
-#   follow them), and that stopping a teacher's training *early* helped. Our case is no contradiction to that: ten steps are not
-#   early, they are nothing.
-# - **Nor** does it say that the students copied their teachers badly. Compare their accuracies: the students
-#   of the ten-step teacher are as wrong as it is.
+# - **It does not show** where the limit is: between 38 steps and a whole epoch it was not looked.
+#   Nor that a *better* teacher always makes a better student. Cho and Hariharan (2019) found larger
+#   and more accurate teachers that taught a small student worse (as they explain it, because it
+#   could not follow them), and that stopping a teacher's training *early* helped. Our case is no
+#   contradiction to that: ten steps are not early, they are nothing.
+# - **Nor** does it say that the students copied their teachers badly. Compare their accuracies: the
+#   students of the ten-step teacher are as wrong as it is.
 #
 # There are other cases in which you should expect little: labels for every sentence that the teacher
 # could answer (then its answers add only their softness); a student as large as its teacher; and a
@@ -1276,9 +1282,9 @@ print(f"{100 * rows['distilled_same_data']['accuracy']['mean']:.1f} % on test")
 #
 # ## Find the faults
 #
-# Code that is called distillation need not distil. The "student" may be a full-size pre-trained BERT, the
-# loss may know labels alone, the temperature may be read from a setting that does not exist. All of it
-# runs, the loss falls, the accuracy is high, and nobody notices.
+# Code that is called distillation need not distil. The "student" may be a full-size pre-trained
+# BERT, the loss may know labels alone, the temperature may be read from a setting that does not
+# exist. All of it runs, the loss falls, the accuracy is high, and nobody notices.
 #
 # Here is a script into which such faults were put, these and others. It takes a teacher, a
 # student, batches with labels, and the settings; it gives the trained student and the loss of each step.
@@ -1328,8 +1334,9 @@ def claimed_distillation(
 
 
 # %% [markdown]
-# Does it work? Try it on the first sixteen batches of the bench. To make it quick, the distilled student of
-# your machine plays the teacher (a copy of it, to be safe), and the student is a new one of half its depth.
+# Does it work? Try it on the first sixteen batches of the bench. To make it quick, the distilled
+# student of your machine plays the teacher (a copy of it, to be safe), and the student is a new one
+# of half its depth.
 
 # %%
 acting = trained_student("distilled")
@@ -1344,8 +1351,8 @@ print(
 )
 
 # %% [markdown]
-# A falling loss, and after sixteen steps a student that need not hide from its teacher. Your own training
-# above took ninety-six steps to get less far. What more could one want?
+# A falling loss, and after sixteen steps a student that need not hide from its teacher. Your own
+# training above took ninety-six steps to get less far. What more could one want?
 #
 # ### Predict
 #
@@ -1357,11 +1364,11 @@ my_faults = ...  # such as ["no zero_grad", "wrong labels"]
 predict("06: faults of the script", my_faults)
 
 # %% [markdown]
-# And now by what it *does*. `find_faults` does not read the text. It lets the function train small models
-# and looks: is what comes back smaller than the teacher? Are the teacher's answers to the same batch the
-# same? Are its weights? Do two different teachers make different students? With which form of the KL does
-# the loss go up and down, at two temperatures? ○ marks what cannot be told as long as another fault hides
-# it.
+# And now by what it *does*. `find_faults` does not read the text. It lets the function train small
+# models and looks: is what comes back smaller than the teacher? Are the teacher's answers to the
+# same batch the same? Are its weights? Do two different teachers make different students? With
+# which form of the KL does the loss go up and down, at two temperatures? ○ marks what cannot be
+# told as long as another fault hides it.
 
 # %%
 report_of_faults = find_faults(claimed_distillation)
@@ -1369,8 +1376,9 @@ recall("06: faults of the script", "laws broken: " + "; ".join(report_of_faults.
 report_of_faults
 
 # %% [markdown]
-# How many did you have? And how could it look so good? Explain to yourself where the falling loss and the
-# high accuracy came from. Then run the next cell, which asks all four models, and unfold the answer.
+# How many did you have? And how could it look so good? Explain to yourself where the falling loss
+# and the high accuracy came from. Then run the next cell, which asks all four models, and unfold
+# the answer.
 
 # %%
 table(
@@ -1389,10 +1397,10 @@ table(
 # %% [markdown]
 # <details><summary>Where the numbers came from</summary>
 #
-# The accuracy is that of the *teacher's own trained body*, copied, under a new head that a few steps of hard
-# labels can train. The student that was given has not been touched. The loss falls because the hard term
-# falls; and the soft term pulls the *teacher* towards the student, because the student's probabilities are
-# the constant target and the teacher's are what learns.
+# The accuracy is that of the *teacher's own trained body*, copied, under a new head that a few
+# steps of hard labels can train. The student that was given has not been touched. The loss falls
+# because the hard term falls; and the soft term pulls the *teacher* towards the student, because
+# the student's probabilities are the constant target and the teacher's are what learns.
 #
 # </details>
 #
@@ -1408,8 +1416,8 @@ find_faults(mended)
 # %% [markdown]
 # <details><summary>A list of repairs, for afterwards</summary>
 #
-# 1. **Full-size "student".** Take out both lines that make a new student. (Taking *some* of the teacher's
-#    weights over is fine, as this lesson did. Taking all of them makes nothing smaller.)
+# 1. **Full-size "student".** Take out both lines that make a new student. (Taking *some* of the
+#    teacher's weights over is fine, as this lesson did. Taking all of them makes nothing smaller.)
 # 2. **Awake teacher.** `teacher.eval()`: otherwise dropout makes its answers random.
 # 3. **The teacher learns.** `AdamW(student.parameters(), …)`, and the teacher asked under
 #    `with torch.no_grad():`, which also saves the work of its backward pass.
@@ -1425,7 +1433,7 @@ find_faults(mended)
 #
 # Or, in three lines: ask the sleeping teacher under `no_grad`, give its logits to
 # `distillation_loss(student_logits, teacher_logits, batch["labels"], temperature=temperature,
-# alpha=alpha)`, and let the optimizer have the student's parameters.
+# alpha=alpha)`, and let the optimiser have the student's parameters.
 #
 # </details>
 #
@@ -1435,20 +1443,21 @@ find_faults(mended)
 #
 # ## What could fool us
 #
-# - **A baseline with the teacher inside.** All students of the reports start from SVD embeddings, those on
-#   hard labels too. Their gain over hard labels is that of the *targets*; the embeddings' gain stands in
-#   another table. A truly teacherless baseline is random.
-# - **Fewer steps than the opponent needs, or more.** A good beginning looks best after few steps. Ask what
-#   is left of it at the end of training, and whether the *other* arm had its own learning rate.
-# - **The wrong opponent.** Distilled against hard labels at equal *steps* hides a teacher's cost; at equal
-#   *seconds* it shows. At equal *money* the opponent might buy labels instead.
+# - **A baseline with the teacher inside.** All students of the reports start from SVD embeddings,
+#   those on hard labels too. Their gain over hard labels is that of the *targets*; the embeddings'
+#   gain stands in another table. A truly teacherless baseline is random.
+# - **Fewer steps than the opponent needs, or more.** A good beginning looks best after few steps.
+#   Ask what is left of it at the end of training, and whether the *other* arm had its own learning
+#   rate.
+# - **The wrong opponent.** Distilled against hard labels at equal *steps* hides a teacher's cost;
+#   at equal *seconds* it shows. At equal *money* the opponent might buy labels instead.
 # - **An interval over the wrong thing.** Five seeds say nothing about other articles; drawing sentences
 #   says too much about them. Many sentences of few articles are few observations.
 # - **Unpaired bars.** Two intervals that overlap can still belong to a clear difference, seed by seed.
 # - **The best epoch.** With 37 epochs there are 37 chances to be lucky on validation. That is why the
 #   figure is read on test, once.
-# - **A falling loss.** It falls in the script above, too. A loss says what is minimised only to those who
-#   know what it is.
+# - **A falling loss.** It falls in the script above, too. A loss says what is minimised only to
+#   those who know what it is.
 #
 # ## On your own
 #
@@ -1458,18 +1467,20 @@ find_faults(mended)
 #    (mask the names in your `init_from_teacher_layers`), and train for six steps. Which is worth more?
 # 2. **Another map.** Train from "the first three" and "the last three". Is the order the same as before
 #    training?
-# 3. **The scale of the cut table.** Set the standard deviation of the tiny student's embeddings to 0.02, 0.1
-#    and 1 in place of 0.3. What happens in 96 steps, and what does the remark on Adam have to do with it?
-# 4. **Labels as well.** The batches have labels. Train with $\alpha = 0.5$. And with logits that are half
-#    wrong: permute the rows of `teacher_logits` in every second batch. From which $\alpha$ on do the labels
-#    rescue the student?
+# 3. **The scale of the cut table.** Set the standard deviation of the tiny student's embeddings to
+#    0.02, 0.1 and 1 in place of 0.3. What happens in 96 steps, and what does the remark on Adam
+#    have to do with it?
+# 4. **Labels as well.** The batches have labels. Train with $\alpha = 0.5$. And with logits that
+#    are half wrong: permute the rows of `teacher_logits` in every second batch. From which $\alpha$
+#    on do the labels rescue the student?
 # 5. **Forget `zero_grad`.** Take it out of your step and train. Does the loss still fall?
-# 6. **How many resamples?** Run `bootstrap_interval` with ten seeds at 200 and at 5,000 resamples. How much
-#    do its ends move?
-# 7. **Intervals that lie.** Draw 200 "articles" of 20 values that are equal within an article, 0 or 1 with
-#    probability 1/2. How often does the interval by sentence hold 1/2, over 200 such samples? By article?
-# 8. **Your own fault.** Break a right distillation in a way that `find_faults` does not see, and write the
-#    check that does.
+# 6. **How many resamples?** Run `bootstrap_interval` with ten seeds at 200 and at 5,000 resamples.
+#    How much do its ends move?
+# 7. **Intervals that lie.** Draw 200 "articles" of 20 values that are equal within an article, 0 or
+#    1 with probability 1/2. How often does the interval by sentence hold 1/2, over 200 such
+#    samples? By article?
+# 8. **Your own fault.** Break a right distillation in a way that `find_faults` does not see, and
+#    write the check that does.
 
 # %%
 progress()
@@ -1479,23 +1490,24 @@ progress()
 #
 # - G. Hinton, O. Vinyals and J. Dean, “Distilling the Knowledge in a Neural Network”, 2015, arXiv
 #   1503.02531. §2: the loss, and the transfer set.
-# - V. Sanh, L. Debut, J. Chaumond and T. Wolf, “DistilBERT, a distilled version of BERT: smaller, faster,
-#   cheaper and lighter”, 2019, arXiv 1910.01108. §2: the losses; §3: one layer out of two.
+# - V. Sanh, L. Debut, J. Chaumond and T. Wolf, “DistilBERT, a distilled version of BERT: smaller,
+#   faster, cheaper and lighter”, 2019, arXiv 1910.01108. §2: the losses; §3: one layer out of two.
 # - I. Turc, M.-W. Chang, K. Lee and K. Toutanova, “Well-Read Students Learn Better: On the Importance of
 #   Pre-training Compact Models”, 2019, arXiv 1908.08962.
-# - C. Eckart and G. Young, “The Approximation of One Matrix by Another of Lower Rank”, *Psychometrika* 1(3),
-#   1936, pp. 211-218.
+# - C. Eckart and G. Young, “The Approximation of One Matrix by Another of Lower Rank”,
+#   *Psychometrika* 1(3), 1936, pp. 211-218.
 # - A. Veit, M. Wilber and S. Belongie, “Residual Networks Behave Like Ensembles of Relatively Shallow
 #   Networks”, NIPS 2016, arXiv 1605.06431: single blocks left out of a trained network.
 # - B. Efron and R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993. Ch. 13:
 #   percentile intervals.
-# - C. A. Field and A. H. Welsh, “Bootstrapping clustered data”, *Journal of the Royal Statistical Society B*
-#   69(3), 2007, pp. 369-390: what to draw when examples come in groups.
+# - C. A. Field and A. H. Welsh, “Bootstrapping clustered data”, *Journal of the Royal Statistical
+#   Society B* 69(3), 2007, pp. 369-390: what to draw when examples come in groups.
 # - L. Kish, *Survey Sampling*, Wiley, 1965: the design effect.
 # - J. H. Cho and B. Hariharan, “On the Efficacy of Knowledge Distillation”, ICCV 2019, arXiv 1910.01348.
 #
 # ## What to read next
 #
-# Sanh et al. (2019), §2 to §4: a few pages, and you can now say which of their choices this lesson made and
-# which it did not. Then Cho and Hariharan for the other side. So far the student has seen nothing of its
-# teacher but the logits. Lesson 07 looks inside: hidden states, attention, relations between tokens.
+# Sanh et al. (2019), §2 to §4: a few pages, and you can now say which of their choices this lesson
+# made and which it did not. Then Cho and Hariharan for the other side. So far the student has seen
+# nothing of its teacher but the logits. Lesson 07 looks inside: hidden states, attention, relations
+# between tokens.

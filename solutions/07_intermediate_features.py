@@ -142,7 +142,7 @@ axes.text(54, 6, "and lower down? a layer map says", ha="center", fontsize=8.5, 
 figure
 
 # %% [markdown]
-# How much is there to hear? Count the numbers for one sentence of 26 tokens, the mean length of our
+# How much is there to hear? Count the numbers for one sentence of 26 tokens, the median length of our
 # sentences, and their bytes in float32 for the whole transfer set.
 
 # %%
@@ -342,10 +342,10 @@ print("one layer of the teacher:", list(theirs["layer.5"].shape), "= [sentences,
 print(f"{int(real.sum()):,} tokens that count in {real.numel():,} places")
 
 # %% [markdown]
-# A loss of 0.11, say, means nothing by itself. Is it small? That depends on how much the teacher's states
-# differ from each other. So compare with the best that *one fixed vector* could do for all tokens:
-# the mean state, whose loss is the **variance** of the teacher's states (mean over width and
-# tokens). What is left is the **explained share**,
+# A loss of 0.11, say, means nothing by itself. Is it small? That depends on how much the teacher's
+# states differ from each other. So compare with the best that *one fixed vector* could do for all
+# tokens: the mean state, whose loss is the **variance** of the teacher's states (mean over width
+# and tokens). What is left is the **explained share**,
 #
 # $$R^2 = 1 - \frac{L_{\text{hid}}}{\text{variance}},$$
 #
@@ -397,7 +397,7 @@ table(["teacher's layer", "its variance", "loss of the student's layer.1", "expl
 #
 # **Predict.** Replace the student's states by *noise* of the same shape, which knows nothing of the
 # sentences. With a projection fitted on 100 tokens, which share of the teacher's states does noise
-# explain on those 100 tokens, in percent? And on other tokens?
+# explain on those 100 tokens, in per cent? And on other tokens?
 
 # %%
 predict("07: explained by noise, on its own 100 tokens and on others (%)", ...)  # such as [50, 0]
@@ -986,7 +986,7 @@ for name, pairs in MAPS.items():
 # tokens, and nobody looks at it. How many of those do we count by mistake?
 #
 # **Predict.** In batches of 32 sentences drawn at random, each padded to its longest, which share
-# of all places is padding, in percent?
+# of all places is padding, in per cent?
 
 # %%
 predict("07: padding in batches of 32 (%)", ...)
@@ -1084,10 +1084,10 @@ axes.legend(fontsize=8, loc="lower left", title="mean over")
 figure
 
 # %% [markdown]
-# Look at the printed lines. In the run pictured above the answer turns round: over tokens the last map
-# is nearer, over all places the even one. And over all places the nearest layer of all is
-# `embeddings`, which over tokens it is not. Nothing about the models changed. We asked another question as well: *how well does the student
-# tell padding from words?*
+# Look at the printed lines. In the run pictured above the answer turns round: over tokens the last
+# map is nearer, over all places the even one. And over all places the nearest layer of all is
+# `embeddings`, which over tokens it is not. Nothing about the models changed. We asked another
+# question as well: *how well does the student tell padding from words?*
 #
 # Where does it come from? Split the places into tokens and padding:
 

@@ -20,7 +20,7 @@
 # - measure calibration, mend it with one number chosen on validation, and say what that cannot mend;
 # - tell agreement from accuracy, and compare two students by a paired bootstrap over articles;
 # - measure latency and throughput so that the numbers can be compared, and spot those that cannot;
-# - export a model to ONNX, check that it gives the same answers, quantize it to int8, and say what
+# - export a model to ONNX, check that it gives the same answers, quantise it to int8, and say what
 #   that costs;
 # - draw a Pareto front, and choose a model for a phone, an embedded board or an edge server from
 #   limits;
@@ -141,18 +141,18 @@ axis.legend(fontsize=8, loc="upper right")
 figure
 
 # %% [markdown]
-# None of them is "the" quality of the student, and none of them is its cost: parameters and time shrink by
-# different factors. Dehghani et al. (2022) show how one measure of cost, reported alone, leads to
-# conclusions that another one would not bear out; they call it the *efficiency misnomer*.
+# None of them is "the" quality of the student, and none of them is its cost: parameters and time
+# shrink by different factors. Dehghani et al. (2022) show how one measure of cost, reported alone,
+# leads to conclusions that another one would not bear out; they call it the *efficiency misnomer*.
 #
 # So we go through them: first how well it answers, then how sure it is, then what it costs. At the end
 # the numbers are set against limits.
 #
-# Three models come along. The **teacher** is present by its stored logits. Two **students** of the same
-# shape (2 layers × 128) are trained once on your machine: `distilled` on the teacher's logits of the
-# whole transfer set, `hard_labels` on the labelled sentences. *They differ in the data, too*, and in
-# the number of training steps. Here that is no fault: we ask which of two given models to use, and not what
-# an objective is worth.
+# Three models come along. The **teacher** is present by its stored logits. Two **students** of the
+# same shape (2 layers × 128) are trained once on your machine: `distilled` on the teacher's logits
+# of the whole transfer set, `hard_labels` on the labelled sentences. *They differ in the data,
+# too*, and in the number of training steps. Here that is no fault: we ask which of two given models
+# to use, and not what an objective is worth.
 
 # %%
 data, words = task(), tokenizer()
@@ -313,27 +313,27 @@ print(f"from {beaten[0]:.0%} {classes[FREQUENT]} on, the guesser is more accurat
 # was: the same mix (the printed range shows what that alone can do), the same kind of sentence, the same
 # year. Nothing computed on the test can tell you whether that is so.
 #
-# Which score to report? Macro-F1 where every class matters alike, however rare. Accuracy where every
-# *sentence* matters alike and the mix is the real one. If you know what each kind of error costs, compute
-# that instead.
+# Which score to report? Macro-F1 where every class matters alike, however rare. Accuracy where
+# every *sentence* matters alike and the mix is the real one. If you know what each kind of error
+# costs, compute that instead.
 
 # %% [markdown]
 # ## Calibration: may one believe its confidence?
 #
-# A classifier's **confidence** is its largest probability, $\max_k p_k$. It is *calibrated* if it is right
-# in 70 % of the cases in which it says 70 %. That matters as soon as somebody acts on it: "below 80 %,
-# ask a person", "below 80 %, ask the server".
+# A classifier's **confidence** is its largest probability, $\max_k p_k$. It is *calibrated* if it
+# is right in 70 % of the cases in which it says 70 %. That matters as soon as somebody acts on it:
+# "below 80 %, ask a person", "below 80 %, ask the server".
 #
-# The usual measure is the **expected calibration error**, ECE (Naeini et al. 2015; here in the form of Guo
-# et al. 2017, §2). Cut $(0, 1]$ into $M$ bins of equal width; bin $m$ holds the confidences $c$ with
-# $\frac{m-1}{M} < c \le \frac{m}{M}$, that is $(a, b]$: an edge belongs to the bin below it. In each bin
-# compare the share of right answers, $\mathrm{acc}_m$, with the mean confidence, $\mathrm{conf}_m$, and
-# average the gaps, weighted by the examples in them:
+# The usual measure is the **expected calibration error**, ECE (Naeini et al. 2015; here in the form
+# of Guo et al. 2017, §2). Cut $(0, 1]$ into $M$ bins of equal width; bin $m$ holds the confidences
+# $c$ with $\frac{m-1}{M} < c \le \frac{m}{M}$, that is $(a, b]$: an edge belongs to the bin below
+# it. In each bin compare the share of right answers, $\mathrm{acc}_m$, with the mean confidence,
+# $\mathrm{conf}_m$, and average the gaps, weighted by the examples in them:
 #
 # $$\mathrm{ECE} = \sum_{m=1}^{M} \frac{n_m}{n}\; \Big|\,\mathrm{acc}_m - \mathrm{conf}_m\,\Big| .$$
 #
-# Here $n$ is the number of examples, $n_m$ that in bin $m$; an empty bin adds nothing. ECE lies between 0
-# and 1, and 0 is best.
+# Here $n$ is the number of examples, $n_m$ that in bin $m$; an empty bin adds nothing. ECE lies
+# between 0 and 1, and 0 is best.
 #
 # By hand, with two bins. Four answers of three-class models, confidences 0.9, 0.8, 0.7 and 0.4; the
 # first and third are right. The upper bin $(\tfrac12, 1]$ has three: mean confidence 0.8, two of three
@@ -388,9 +388,10 @@ for name, by_split in answers.items():
 table(["model", "accuracy", "mean confidence", "points too sure", "ECE"], rows)
 
 # %% [markdown]
-# A model whose mean confidence is above its accuracy is *overconfident*. Training on hard labels invites
-# that: where a training sentence is right already, the loss still falls when the logits grow. Teacher and
-# distilled student: compare their rows. The one was trained to give the probabilities of the other.
+# A model whose mean confidence is above its accuracy is *overconfident*. Training on hard labels
+# invites that: where a training sentence is right already, the loss still falls when the logits
+# grow. Teacher and distilled student: compare their rows. The one was trained to give the
+# probabilities of the other.
 #
 # ### Mending it with one number
 #
@@ -461,8 +462,8 @@ table(
 )
 
 # %% [markdown]
-# A **reliability diagram** shows what ECE adds up: for each bin a point, its mean confidence to the right and
-# the share of right answers upwards. Calibrated bins lie on the dotted diagonal.
+# A **reliability diagram** shows what ECE adds up: for each bin a point, its mean confidence to the
+# right and the share of right answers upwards. Calibrated bins lie on the dotted diagonal.
 
 # %% figure="reliability"
 FEW = 50  # bins with fewer examples than this are left out: their accuracy is mostly chance
@@ -511,9 +512,9 @@ figure
 # Below the dotted line a model is surer than it is right. Compare the panels:
 #
 # - Where the whole curve lies well below the line, one number can lift it.
-# - Where a curve crosses the line, or lies above it at one end and below at the other, $T$ can only trade
-#   one end against the other. **One knob moves a curve; it does not bend it into shape.** Then ECE may
-#   hardly change, or rise a little, although the cross-entropy on validation fell.
+# - Where a curve crosses the line, or lies above it at one end and below at the other, $T$ can only
+#   trade one end against the other. **One knob moves a curve; it does not bend it into shape.**
+#   Then ECE may hardly change, or rise a little, although the cross-entropy on validation fell.
 # - $T$ was found on validation and judged on test. Look whether cross-entropy fell on test as well.
 #
 # ### What ECE does not say
@@ -594,15 +595,16 @@ z_t = log_p(answers["teacher"]["test"])
 z_s = {name: log_p(answers[name]["test"]) for name in students}
 
 # %% [markdown]
-# How do the two hang together? Say the teacher is right on a share $a_t$ of the examples and the student
-# on $a_s$. Where both are right they agree; where exactly one is right they do not; where both are wrong
-# they may. At most they agree on $1 - |a_t - a_s|$. At the least they agree nowhere but where both *must*
-# be right, on $a_t + a_s - 1$ (or on nothing,
-# if that is negative). Between these bounds everything is possible.
+# How do the two hang together? Say the teacher is right on a share $a_t$ of the examples and the
+# student on $a_s$. Where both are right they agree; where exactly one is right they do not; where
+# both are wrong they may. At most they agree on $1 - |a_t - a_s|$. At the least they agree nowhere
+# but where both *must* be right, on $a_t + a_s - 1$ (or on nothing, if that is negative). Between
+# these bounds everything is possible.
 #
-# To see it, we make two students out of the teacher's own answers, by changing some of them. Both have the
-# accuracy of the distilled student. The *copyist* answers as the teacher does, except that it spoils a
-# few answers that were right. The *free spirit* mends every error of its teacher, and makes others instead.
+# To see it, we make two students out of the teacher's own answers, by changing some of them. Both
+# have the accuracy of the distilled student. The *copyist* answers as the teacher does, except that
+# it spoils a few answers that were right. The *free spirit* mends every error of its teacher, and
+# makes others instead.
 #
 # ### Predict
 #
@@ -670,8 +672,8 @@ recall(
 # counts, it says little: high agreement includes the teacher's errors.
 #
 # Do not read the hard-label student's repeats as imitation: it never saw the teacher's answers
-# (though its word embeddings were cut from the teacher's, lesson 06). Some sentences mislead anybody, and
-# some have the topic of their article and show another.
+# (though its word embeddings were cut from the teacher's, lesson 06). Some sentences mislead
+# anybody, and some have the topic of their article and show another.
 
 # %% [markdown]
 # ## Which of two students is better? A paired bootstrap
@@ -683,9 +685,9 @@ recall(
 #
 # So bootstrap the difference. Draw as many articles as there are, with repetition; compute both
 # accuracies on *this same draw*, subtract; repeat 2,000 times; the middle 95 % are the interval
-# (Berg-Kirkpatrick, Burkett and Klein 2012 study this test on NLP tasks; Dror et al. 2018 say which test to use
-# when). Lesson 06 built it; `distill_lab.evaluation.gain` does it here. Beside it stand two ways not to
-# do it.
+# (Berg-Kirkpatrick, Burkett and Klein 2012 study this test on NLP tasks; Dror et al. 2018 say which
+# test to use when). Lesson 06 built it; `distill_lab.evaluation.gain` does it here. Beside it stand
+# two ways not to do it.
 
 # %%
 ours, theirs = answers["distilled"]["test"], answers["hard_labels"]["test"]
@@ -736,16 +738,17 @@ print(
 # %% [markdown]
 # ## Latency, measured properly
 #
-# Now the costs. **Latency** is the time one call takes; **throughput** is the number of answers a second.
-# Timing looks easy: look at the clock, call, look again. What goes wrong?
+# Now the costs. **Latency** is the time one call takes; **throughput** is the number of answers a
+# second. Timing looks easy: look at the clock, call, look again. What goes wrong?
 #
-# - **The first calls may be slow.** Memory is allocated, kernels are chosen, files are read. Warm up first,
-#   and do not count it. (Unless the first call is what your user waits for. Then measure *that*.)
+# - **The first calls may be slow.** Memory is allocated, kernels are chosen, files are read. Warm
+#   up first, and do not count it. (Unless the first call is what your user waits for. Then measure
+#   *that*.)
 # - **One number hides the spread.** Other processes take their turn, and the slow calls are what users
 #   complain about. Time many calls, each by itself. Report the median, **p50** (half of the calls are
 #   faster), and **p95** (95 % are). A mean mixes the two.
-# - **An accelerator answers later.** A call on a GPU returns before the work is done; the clock must wait
-#   for it (`torch.cuda.synchronize`). All times of this lesson are those of the CPU.
+# - **An accelerator answers later.** A call on a GPU returns before the work is done; the clock
+#   must wait for it (`torch.cuda.synchronize`). All times of this lesson are those of the CPU.
 #
 # Here is the teacher, freshly loaded, answering one and the same sentence twelve times. It has not
 # answered anything in this notebook before.
@@ -784,15 +787,15 @@ print(f"the first took {taken[0] / np.median(taken[1:]):.1f} times the median of
 print(f"among the others, the slowest took {max(taken[1:]) / min(taken[1:]):.1f} times the fastest")
 
 # %% [markdown]
-# A function that measures time has a problem of its own: how do you *test* it? Its result differs from run
-# to run. The way out is to give it its clock. `clock` is an argument, a function that returns seconds;
-# its default is `time.perf_counter`. For a test we pass a clock that only moves when the timed call says
-# so. Then the right answer is known to the last digit. (This is how the check works. So call `clock`, and
-# not `time.perf_counter`, inside.)
+# A function that measures time has a problem of its own: how do you *test* it? Its result differs
+# from run to run. The way out is to give it its clock. `clock` is an argument, a function that
+# returns seconds; its default is `time.perf_counter`. For a test we pass a clock that only moves
+# when the timed call says so. Then the right answer is known to the last digit. (This is how the
+# check works. So call `clock`, and not `time.perf_counter`, inside.)
 #
-# By hand: five calls take 30, 12, 1, 2 and 3 ms. With `warmup=2` and `repeats=3` the last three count: p50
-# is 2 ms. For p95 with linear interpolation: the three values stand at 0 %, 50 % and 100 %; 95 % lies
-# nine tenths of the way from 2 to 3, so 2.9 ms.
+# By hand: five calls take 30, 12, 1, 2 and 3 ms. With `warmup=2` and `repeats=3` the last three
+# count: p50 is 2 ms. For p95 with linear interpolation: the three values stand at 0 %, 50 % and
+# 100 %; 95 % lies nine tenths of the way from 2 to 3, so 2.9 ms.
 
 
 # %% exercise="measure_latency"
@@ -851,9 +854,9 @@ print("by hand:", ", ".join(f"{name} {ms:.1f} ms" for name, ms in by_hand.items(
 # %% [markdown]
 # ### Batches
 #
-# Larger batches *can* use the machine better, because a weight that has been read is used for more than one
-# sentence, and because what each call costs besides is shared. They also let the first sentence wait for
-# the last. So "how fast is it?" has an answer for each batch size.
+# Larger batches *can* use the machine better, because a weight that has been read is used for more
+# than one sentence, and because what each call costs besides is shared. They also let the first
+# sentence wait for the last. So "how fast is it?" has an answer for each batch size.
 #
 # ### Predict
 #
@@ -923,17 +926,17 @@ for k in (0, -1):
     )
 
 # %% [markdown]
-# The last two lines are both "the speedup" of the same student over the same teacher. A speedup without a
-# batch size says little. (Each point is of 5 to 50 calls, so its p95 is a rough one: of so few, it lies at
-# or just below the slowest. A jump in one of the curves, or a p95 far above the median, may mean that
-# something else was running. Run the cell again.)
+# The last two lines are both "the speedup" of the same student over the same teacher. A speedup
+# without a batch size says little. (Each point is of 5 to 50 calls, so its p95 is a rough one: of
+# so few, it lies at or just below the slowest. A jump in one of the curves, or a p95 far above the
+# median, may mean that something else was running. Run the cell again.)
 #
 # ### Four more ways to get the speedup you want
 #
-# **Padding.** A model computes on padding as on words. The library pads to the longest sentence of a
-# batch; many scripts pad to a fixed length. **Threads.** A large model may use two cores where a tiny one
-# only pays for sharing. Below, one sentence at a time, in all combinations. Which teacher would you put
-# beside which student, if you wanted to look good?
+# **Padding.** A model computes on padding as on words. The library pads to the longest sentence of
+# a batch; many scripts pad to a fixed length. **Threads.** A large model may use two cores where a
+# tiny one only pays for sharing. Below, one sentence at a time, in all combinations. Which teacher
+# would you put beside which student, if you wanted to look good?
 
 # %%
 single = batch_of(1)
@@ -977,12 +980,12 @@ print(
 )
 
 # %% [markdown]
-# Each row is a fair comparison. The last line is what becomes possible when the two numbers come from two
-# rows, or from two papers. Look also whether the second thread helps both. Two more ways:
+# Each row is a fair comparison. The last line is what becomes possible when the two numbers come
+# from two rows, or from two papers. Look also whether the second thread helps both. Two more ways:
 #
-# **Other processes.** Look at p95 beside p50, and measure the two models in turn, so that both are disturbed
-# alike. **What is timed.** Tokenising is not in these numbers. Is it small beside a tiny model? (Compare it
-# also with the times further below.)
+# **Other processes.** Look at p95 beside p50, and measure the two models in turn, so that both are
+# disturbed alike. **What is timed.** Tokenising is not in these numbers. Is it small beside a tiny
+# model? (Compare it also with the times further below.)
 
 # %%
 text = next(x["text"] for x in example_sentences())
@@ -995,10 +998,10 @@ print(
 # %% [markdown]
 # ## ONNX: a file that needs no torch
 #
-# To install torch and transformers on a phone in order to run a model of a few megabytes would be odd.
-# **ONNX** is a file format for a model: a graph of operations (matrix product, softmax, …) and the
-# weights. **onnxruntime** runs such files on many processors. `distill-lab export` does all of this for a
-# finished run; here we take its steps one by one.
+# To install torch and transformers on a phone in order to run a model of a few megabytes would be
+# odd. **ONNX** is a file format for a model: a graph of operations (matrix product, softmax, …) and
+# the weights. **onnxruntime** runs such files on many processors. `distill-lab export` does all of
+# this for a finished run; here we take its steps one by one.
 #
 # torch's exporter runs the model once on an example and notes the operations (`torch.onnx.export` with
 # `dynamo=True`). What it notes must hold for other inputs, so batch size and number of tokens are
@@ -1053,20 +1056,21 @@ print(f"torch with itself, batches of 1 against 32:  {between:.1e}")
 recall("08: largest difference of a logit, torch against ONNX", max(differences.values()))
 
 # %% [markdown]
-# Not exactly 0, for the same reason that torch differs from itself: sums are taken in another order, and
-# float32 rounds each step. The last line is a good scale for what is "equal". `distill-lab export` accepts
-# 1e-4 on the whole test split, and writes nothing otherwise.
+# Not exactly 0, for the same reason that torch differs from itself: sums are taken in another
+# order, and float32 rounds each step. The last line is a good scale for what is "equal".
+# `distill-lab export` accepts 1e-4 on the whole test split, and writes nothing otherwise.
 #
 # ## int8: a quarter of the bytes
 #
-# A float32 weight takes 4 bytes, an 8-bit integer takes one. **Quantization** (Jacob et al. 2018, §2.1)
+# A float32 weight takes 4 bytes, an 8-bit integer takes one. **Quantisation** (Jacob et al. 2018, §2.1)
 # writes each number $w$ of a tensor as
 #
 # $$w \approx s\,(q - o),$$
 #
-# with an integer $q$ of 8 bits, and for the whole tensor one scale $s$ and one offset $o$, the integer that
-# stands for 0. The scale is chosen so that the smallest and largest number just fit. Rounding to the
-# nearest $q$ makes an error of at most $s/2$. So *one* large weight makes the steps coarse for all.
+# with an integer $q$ of 8 bits, and for the whole tensor one scale $s$ and one offset $o$, the
+# integer that stands for 0. The scale is chosen so that the smallest and largest number just fit.
+# Rounding to the nearest $q$ makes an error of at most $s/2$. So *one* large weight makes the steps
+# coarse for all.
 #
 # In our file the tables of embeddings, which are only looked up, take all integers from 0 to 255. The
 # matrices of products have $o = 0$ and use 7 of the 8 bits, $q$ from −64 to 64: older x86 processors add
@@ -1076,7 +1080,7 @@ recall("08: largest difference of a logit, torch against ONNX", max(differences.
 # By hand, for such a matrix: if the largest weight is 0.32, then $s = 0.32/64 =
 # 0.005$. A weight of 0.0183 becomes $q = \mathrm{round}(3.66) = 4$, read back as 0.020.
 #
-# *Dynamic* quantization does this to the weights once, in the file, and to the inputs of each matrix
+# *Dynamic* quantisation does this to the weights once, in the file, and to the inputs of each matrix
 # product while the model runs, with the range they happen to have. It needs no data for calibration.
 # Let us look into the file.
 
@@ -1141,11 +1145,11 @@ for name, answer in {"float32": in_onnx, "int8": in_int8}.items():
 # %% [markdown]
 # Two things to note.
 #
-# - **An interval from a few hundred sentences is what it is.** If nothing changed, the bootstrap draws from
-#   nothing but zeros and gives an interval of width 0, which is too good. What has not occurred in $n$
-#   independent sentences may still have a probability of up to about $3/n$ (at 95 %; Hanley and
-#   Lippman-Hand 1983), and sentences of one article are not quite independent. So a small test can show that int8
-#   does harm, and never quite that it does none.
+# - **An interval from a few hundred sentences is what it is.** If nothing changed, the bootstrap
+#   draws from nothing but zeros and gives an interval of width 0, which is too good. What has not
+#   occurred in $n$ independent sentences may still have a probability of up to about $3/n$ (at
+#   95 %; Hanley and Lippman-Hand 1983), and sentences of one article are not quite independent. So
+#   a small test can show that int8 does harm, and never quite that it does none.
 # - **Dynamic ranges depend on company.** The inputs of a product are rounded by the range of the whole
 #   batch, so a sentence's int8 logits depend a little on what else is in it. Whoever asks twice may get
 #   two answers.
@@ -1184,11 +1188,12 @@ for b in (1, 32):
     )
 
 # %% [markdown]
-# The bytes are a quarter for sure; they were counted. The time is another matter. Integer products can be
-# faster, where the processor has instructions for them. Against that stands new work: finding the range of
-# each input, rounding it, turning the result back into floats. onnxruntime's documentation ("Quantize
-# ONNX models") says plainly that the gain depends on model and hardware and that old hardware may get
-# slower. The lines above are this machine's answer for this model. On another one measure again.
+# The bytes are a quarter for sure; they were counted. The time is another matter. Integer products
+# can be faster, where the processor has instructions for them. Against that stands new work:
+# finding the range of each input, rounding it, turning the result back into floats. onnxruntime's
+# documentation ("Quantize ONNX models") says plainly that the gain depends on model and hardware
+# and that old hardware may get slower. The lines above are this machine's answer for this model. On
+# another one measure again.
 #
 # ### Without torch
 #
@@ -1221,10 +1226,10 @@ print(
 )
 
 # %% [markdown]
-# **Memory is not the size of the file.** There is the runtime, the interpreter, the tokenizer's table of
-# words, and room for intermediate results, which grows with batch and length. On a small device measure
-# the *process*, at the largest input it will get. And between start and first answer passes a time that no
-# p95 shows.
+# **Memory is not the size of the file.** There is the runtime, the interpreter, the tokenizer's
+# table of words, and room for intermediate results, which grows with batch and length. On a small
+# device measure the *process*, at the largest input it will get. And between start and first answer
+# passes a time that no p95 shows.
 #
 # ### The long run
 #
@@ -1261,25 +1266,26 @@ for name in dict.fromkeys(m["name"] for m in fleet):
         )
 
 # %% [markdown]
-# *Pruned vocabulary* means: rows of the word embeddings for pieces that the training texts never show are
-# dropped. A new word that needs a dropped piece is cut into smaller ones, or becomes `[UNK]` where none
-# fits. It saves bytes and no time, because a row that is never looked up costs no time.
+# *Pruned vocabulary* means: rows of the word embeddings for pieces that the training texts never
+# show are dropped. A new word that needs a dropped piece is cut into smaller ones, or becomes
+# `[UNK]` where none fits. It saves bytes and no time, because a row that is never looked up costs
+# no time.
 #
-# Compare the differences in accuracy with the width of an interval over articles (the first table of this
-# lesson): what is a fraction of it, one test of this size does not show. The speeds are those of one
-# machine, measured once.
+# Compare the differences in accuracy with the width of an interval over articles (the first table
+# of this lesson): what is a fraction of it, one test of this size does not show. The speeds are
+# those of one machine, measured once.
 
 # %% [markdown]
 # ## Pareto: which models are worth a look
 #
 # With two things to care for, a *cost* (less is better) and a *quality* (more is better), there is
-# seldom a best model. But some can be struck out. A model is **dominated** if another one is at least as
-# good in both, and better in one. What is left is the **Pareto front**: to be better in one, you must give
-# up some of the other.
+# seldom a best model. But some can be struck out. A model is **dominated** if another one is at
+# least as good in both, and better in one. What is left is the **Pareto front**: to be better in
+# one, you must give up some of the other.
 #
-# By hand, with (cost, quality): A (1, 0.70), B (2, 0.80), C (3, 0.75), D (4, 0.81), and E, which equals B.
-# C is dominated by B: dearer and worse. A is cheapest, D is best. B and E are equal in both, so neither
-# is *better* in one: both stay. The front is A, B, D, E.
+# By hand, with (cost, quality): A (1, 0.70), B (2, 0.80), C (3, 0.75), D (4, 0.81), and E, which
+# equals B. C is dominated by B: dearer and worse. A is cheapest, D is best. B and E are equal in
+# both, so neither is *better* in one: both stay. The front is A, B, D, E.
 
 
 # %% exercise="pareto_front"
@@ -1398,8 +1404,9 @@ print(f"\nfor scale: the accuracy of one model has an interval of about ±{half:
 #
 # ## Three budgets
 #
-# A front does not choose; limits do. Here are three places where a model might run. **The limits are
-# examples, made up for this exercise.** Yours come from whoever pays for the flash memory, and from users.
+# A front does not choose; limits do. Here are three places where a model might run. **The limits
+# are examples, made up for this exercise.** Yours come from whoever pays for the flash memory, and
+# from users.
 
 # %%
 LIMITS = {  # what must not be exceeded, or not be missed
@@ -1476,19 +1483,19 @@ for place, m in choices.items():
         print(f"{place}: {full_name(m)}; keeps its throughput on one up to {room:.1f} times slower")
 
 # %% [markdown]
-# **These times are not the device's.** They were taken on the machine of the long run. Bytes and accuracy
-# travel with the file (nearly: int8 arithmetic may round differently on another processor). Latency does
-# not. That is why the last lines turn the question round: *how much slower may the device be?* What would
-# have to be measured there:
+# **These times are not the device's.** They were taken on the machine of the long run. Bytes and
+# accuracy travel with the file (nearly: int8 arithmetic may round differently on another
+# processor). Latency does not. That is why the last lines turn the question round: *how much slower
+# may the device be?* What would have to be measured there:
 #
-# - p50 and p95 on the device itself, with its own runtime and threads, *after minutes of use*, since small
-#   devices slow down when they get warm, and on battery if it runs on one;
+# - p50 and p95 on the device itself, with its own runtime and threads, *after minutes of use*,
+#   since small devices slow down when they get warm, and on battery if it runs on one;
 # - the longest input, the first call after start, and the memory of the whole process;
 # - accuracy on sentences of the kind that come there, through the tokenizer that runs there.
 #
-# And a fault in our own table: it chose by test accuracy. A limit that is checked once on the test is an
-# acceptance test, and that is fine. But the best of several by the test, reported with its accuracy from the
-# same test, looks too good (lesson 01). The clean way is to pick on validation.
+# And a fault in our own table: it chose by test accuracy. A limit that is checked once on the test
+# is an acceptance test, and that is fine. But the best of several by the test, reported with its
+# accuracy from the same test, looks too good (lesson 01). The clean way is to pick on validation.
 #
 # Read in each table which limit struck out which model: that, and not a score, is what decided.
 
@@ -1498,14 +1505,15 @@ for place, m in choices.items():
 # ### Energy: what can be said without a meter
 #
 # Nothing here measured energy, so no joules are claimed. What can be counted is arithmetic. In a
-# Transformer each weight of a matrix is used once for each token, in one multiplication and one addition.
-# So, for sentences of $L$ tokens,
+# Transformer each weight of a matrix is used once for each token, in one multiplication and one
+# addition. So, for a sentence of $\ell$ tokens (the $n$ of lessons 02 and 07, which here counts
+# examples),
 #
-# $$\text{multiply-adds for an answer} \;\approx\; (\text{parameters without embeddings}) \times L .$$
+# $$\text{multiply-adds for an answer} \;\approx\; (\text{parameters without embeddings}) \times \ell .$$
 #
-# Embeddings are left out, since looking up is no arithmetic (Kaplan et al. 2020, §2.1, count so; they write
-# 2 operations a multiply-add). It is an estimate: attention's own products are left out (they are small for
-# short sentences), and pooler and classifier run once, not for each token.
+# Embeddings are left out, since looking up is no arithmetic (Kaplan et al. 2020, §2.1, count so;
+# they write 2 operations a multiply-add). It is an estimate: attention's own products are left out
+# (they are small for short sentences), and pooler and classifier run once, not for each token.
 
 
 # %%
@@ -1529,27 +1537,26 @@ table(
 )
 
 # %% [markdown]
-# Five ways to say how much cheaper the student is: compare the ratios. (The second and the third agree by
-# construction.) A count of operations
-# does not give the time (between products lie memory, small operations and Python), and the time does not
-# give the energy, which also depends on the voltage, the memory traffic, the screen and the radio. What
-# one may expect is the *direction*: less arithmetic and fewer bytes to read. How much, a meter on the
-# device has to say. An answer on the device also saves sending the text; what that is worth depends on the
-# network, and is not measured here either. And training is not in it: the teacher's and ours was paid once
-# (lesson 01).
+# Five ways to say how much cheaper the student is: compare the ratios. (The second and the third
+# agree by construction.) A count of operations does not give the time (between products lie memory,
+# small operations and Python), and the time does not give the energy, which also depends on the
+# voltage, the memory traffic, the screen and the radio. What one may expect is the *direction*:
+# less arithmetic and fewer bytes to read. How much, a meter on the device has to say. An answer on
+# the device also saves sending the text; what that is worth depends on the network, and is not
+# measured here either. And training is not in it: the teacher's and ours was paid once (lesson 01).
 #
 # ### Privacy: what stays, and what does not
 #
-# If the model runs on the device, the text need not leave it: no server sees it, and none can keep it. That
-# is worth a lot, and it is a statement about the *program*, not about the model: a program may still send
-# logs, or the predicted topics, which say something about the text as well.
+# If the model runs on the device, the text need not leave it: no server sees it, and none can keep
+# it. That is worth a lot, and it is a statement about the *program*, not about the model: a program
+# may still send logs, or the predicted topics, which say something about the text as well.
 #
-# Something else leaves, in the other direction: **the model goes to everybody**. Whoever has the file can
-# ask it as often as they like, and may learn something about the sentences it was trained on. The simplest
-# such question is *membership*: was this sentence in the training set? (Shokri et al. 2017; Yeom et al.
-# 2018 tie it to overfitting.) A model tends to be surer of what it has seen. So take the probability it
-# gives to the sentence's label, and guess "seen" where it is high. How often does a seen sentence get more
-# than an unseen one? One half would be no leak at all.
+# Something else leaves, in the other direction: **the model goes to everybody**. Whoever has the
+# file can ask it as often as they like, and may learn something about the sentences it was trained
+# on. The simplest such question is *membership*: was this sentence in the training set? (Shokri et
+# al. 2017; Yeom et al. 2018 tie it to overfitting.) A model tends to be surer of what it has seen.
+# So take the probability it gives to the sentence's label, and guess "seen" where it is high. How
+# often does a seen sentence get more than an unseen one? One half would be no leak at all.
 
 # %%
 members = data.labelled.select(range(0, len(data.labelled), 6))
@@ -1570,23 +1577,25 @@ table(
 print(f"{len(members):,} training sentences against {len(data.test):,} of the test")
 
 # %% [markdown]
-# Compare the two rows. The hard-label student met each of these sentences several times with its label; the
-# distilled one met each of them too, among many others, with the teacher's answer, and the teacher had
-# met their labels. Read the last column for what it is: a weak attack by one threshold. It gives a lower
-# bound of what leaks. A low number does **not** prove that the model is private, and distillation is no
-# protection by itself. If the training text is confidential, ask before the model leaves the house; there
-# are methods with guarantees (differential privacy), which this course does not build.
+# Compare the two rows. The hard-label student met each of these sentences several times with its
+# label; the distilled one met each of them too, among many others, with the teacher's answer, and
+# the teacher had met their labels. Read the last column for what it is: a weak attack by one
+# threshold. It gives a lower bound of what leaks. A low number does **not** prove that the model is
+# private, and distillation is no protection by itself. If the training text is confidential, ask
+# before the model leaves the house; there are methods with guarantees (differential privacy), which
+# this course does not build.
 #
 # Our sentences are old news, so nothing is at stake here. With mails or patients' records it would be.
 
 # %% [markdown]
 # ## What could fool us
 #
-# - **A test mix that is not the world's.** Neither accuracy nor macro-F1 is a property of the model alone.
+# - **A test mix that is not the world's.** Neither accuracy nor macro-F1 is a property of the model
+#   alone.
 # - **$T$, the bins, the threshold or the model chosen on test.** Each choice fits a little of the test's
 #   chance. $T$ is one number and the harm is small; that is no reason to begin.
-# - **Calibrated once, calibrated for ever.** $T$ was fitted to these sentences. With other inputs, or after
-#   quantization, fit again.
+# - **Calibrated once, calibrated for ever.** $T$ was fitted to these sentences. With other inputs,
+#   or after quantisation, fit again.
 # - **Agreement taken for quality**, or quality for agreement.
 # - **Two intervals that overlap**, read as "no difference". Pair, and look at the difference.
 # - **One seed**, with an interval over articles. It is about this file, not about the method.
@@ -1601,20 +1610,21 @@ print(f"{len(members):,} training sentences against {len(data.test):,} of the te
 #
 # Nothing here is graded.
 #
-# 1. **A cascade.** Let the distilled student answer where its calibrated confidence is above a threshold, and
-#    the teacher elsewhere. Plot accuracy against the share of sentences sent to the teacher. Choose the
-#    threshold on validation. Does calibration change the curve? (Think first: does $T$ change the *order* of
-#    the confidences?)
+# 1. **A cascade.** Let the distilled student answer where its calibrated confidence is above a
+#    threshold, and the teacher elsewhere. Plot accuracy against the share of sentences sent to the
+#    teacher. Choose the threshold on validation. Does calibration change the curve? (Think first:
+#    does $T$ change the *order* of the confidences?)
 # 2. **$T$ on test.** Fit $T$ on test as well. By how much does it differ, and how much does it "gain"?
 #    Then draw 200 validation sentences many times, and fit on each: how far does $T$ scatter?
 # 3. **A busy machine.** Start `python -c "while True: pass"` in two terminals and repeat the table of
 #    threads. What happens to p50, p95 and to the speedup? (End both with Ctrl-C.)
-# 4. **Where do int8's errors come from?** Set one weight of the word embeddings of a copy of the student to
-#    50, export and quantize again. How many sentences change now?
+# 4. **Where do int8's errors come from?** Set one weight of the word embeddings of a copy of the
+#    student to 50, export and quantise again. How many sentences change now?
 # 5. **Other limits.** Find limits for the phone under which the *teacher* is the only choice, and others
 #    under which no model fits. What would you train next?
-# 6. **A pruned student.** `distill-lab run --prune-vocabulary --out runs/pruned`, then `distill-lab export
-#    runs/pruned --int8 --out pruned`. What does a text in another language become?
+# 6. **A pruned student.** `distill-lab run --prune-vocabulary --out runs/pruned`, then
+#    `distill-lab export runs/pruned --int8 --out pruned`. What does a text in another language
+#    become?
 
 # %%
 progress()
@@ -1622,14 +1632,14 @@ progress()
 # %% [markdown]
 # ## Sources
 #
-# - C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, “On Calibration of Modern Neural Networks”, ICML 2017,
-#   arXiv 1706.04599. §2: reliability diagrams and ECE; §4.2: temperature scaling.
+# - C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, “On Calibration of Modern Neural Networks”, ICML
+#   2017, arXiv 1706.04599. §2: reliability diagrams and ECE; §4.2: temperature scaling.
 # - M. P. Naeini, G. F. Cooper and M. Hauskrecht, “Obtaining Well Calibrated Probabilities Using Bayesian
 #   Binning”, AAAI 2015, pp. 2901-2907. Where ECE comes from.
 # - S. Stanton, P. Izmailov, P. Kirichenko, A. A. Alemi and A. G. Wilson, “Does Knowledge Distillation
 #   Really Work?”, NeurIPS 2021, arXiv 2106.05945. Agreement against accuracy.
-# - T. Berg-Kirkpatrick, D. Burkett and D. Klein, “An Empirical Investigation of Statistical Significance in
-#   NLP”, EMNLP-CoNLL 2012, pp. 995-1005. The paired bootstrap.
+# - T. Berg-Kirkpatrick, D. Burkett and D. Klein, “An Empirical Investigation of Statistical
+#   Significance in NLP”, EMNLP-CoNLL 2012, pp. 995-1005. The paired bootstrap.
 # - R. Dror, G. Baumer, S. Shlomov and R. Reichart, “The Hitchhiker's Guide to Testing Statistical
 #   Significance in Natural Language Processing”, ACL 2018, pp. 1383-1392.
 # - J. A. Hanley and A. Lippman-Hand, “If Nothing Goes Wrong, Is Everything All Right? Interpreting Zero
@@ -1638,22 +1648,23 @@ progress()
 #   2110.12894.
 # - B. Jacob et al., “Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 #   Inference”, CVPR 2018, pp. 2704-2713, arXiv 1712.05877. §2.1: the scheme.
-# - onnxruntime documentation, “Quantize ONNX models”: dynamic quantization, and when it does not pay.
-# - J. Kaplan et al., “Scaling Laws for Neural Language Models”, 2020, arXiv 2001.08361. §2.1: counting the
-#   arithmetic of a Transformer.
-# - R. Shokri, M. Stronati, C. Song and V. Shmatikov, “Membership Inference Attacks Against Machine Learning
-#   Models”, IEEE Symposium on Security and Privacy 2017, pp. 3-18, arXiv 1610.05820.
+# - onnxruntime documentation, “Quantize ONNX models”: dynamic quantisation, and when it does not pay.
+# - J. Kaplan et al., “Scaling Laws for Neural Language Models”, 2020, arXiv 2001.08361. §2.1:
+#   counting the arithmetic of a Transformer.
+# - R. Shokri, M. Stronati, C. Song and V. Shmatikov, “Membership Inference Attacks Against Machine
+#   Learning Models”, IEEE Symposium on Security and Privacy 2017, pp. 3-18, arXiv 1610.05820.
 # - S. Yeom, I. Giacomelli, M. Fredrikson and S. Jha, “Privacy Risk in Machine Learning: Analyzing the
 #   Connection to Overfitting”, IEEE Computer Security Foundations 2018, arXiv 1709.01604.
 #
 # ## Where to go from here
 #
-# You have built the whole way: losses, targets, stored knowledge, training, features, and now the decision.
+# You have built the whole way: losses, targets, stored knowledge, training, features, and now the
+# decision.
 #
 # - `make demo` runs it from end to end and ends with a report card: you can now read each of its lines.
-# - **Your own data.** `distill-lab run --task my.csv --text-column text --label-column topic
+# - **Your own data.** `distill-lab run --task csv:my.csv --text-column text --label-column topic
 #   --group-column article` takes a table of yours. Name the group column if rows come in families.
-# - **Ship it.** `distill-lab export runs/NAME --int8 --out DIR` does what this lesson did by hand, checks the
-#   outputs, and leaves a README with the five lines that run it.
+# - **Ship it.** `distill-lab export runs/NAME --int8 --out DIR` does what this lesson did by hand,
+#   checks the outputs, and leaves a README with the five lines that run it.
 # - Then read Dehghani et al. (2022) with the table of the five ratios beside you, and Guo et al. (2017)
 #   with the three reliability diagrams.
