@@ -1,4 +1,4 @@
-"""``distill-lab course``: build, list and reset lessons, release and grade them; and ``lab``."""
+"""``distill-lab course``: lessons from their sources to points and stored results; and ``lab``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="course",
     no_args_is_help=True,
-    help="Build the notebooks, list the lessons, put a lesson back, lay out a course for nbgrader.",
+    help=(
+        "Build, draw, list, reset and release the lessons; lay out a course for nbgrader; grade; "
+        "carry points to gradebooks; store results."
+    ),
 )
 console = Console()
 
