@@ -45,8 +45,8 @@ SETUP = (
     "sample of the very same notebooks (solved, half-solved and wrong ones), one after the other "
     "as `nbgrader autograde` does, after one for warming up, and only the grading counts. "
     "`vs_nbgrader_stripped`: it gets them without demonstrations, with nothing but imports, "
-    "answers, checks and `use` lines. Figures are seconds a submission, the ratio is that of "
-    "submissions a minute, and the spread is over the submissions of the sample. Memory is the "
+    "answers, checks and `use` lines. Figures are seconds a submission, ours for the whole class "
+    "over its number, theirs the median of the sample, over which the spread is. Memory is the "
     "peak of the whole process tree, looked at every 0.2 s: the sum of RSS, and of PSS where that "
     "of RSS was highest so far."
 )

@@ -1,6 +1,6 @@
 """Prune a student's vocabulary to the word pieces that its training texts show.
 
-Word embeddings are most of a small student: 30,522 rows of 128 are 90 % of ``tiny``. A row whose
+Word embeddings are most of a small student: 30,522 rows of 128 are 89 % of ``tiny``. A row whose
 piece no training text shows gets no gradient, so it can go, and its piece with it. For a training
 text nothing changes: WordPiece, as BERT's released code applies it (Devlin et al. 2019), cuts a
 word from the left and takes the longest piece that fits; the pieces that it took are all kept, so

@@ -1428,6 +1428,9 @@ table(
 # - *That another weight, layer map or schedule would not do better.* One weight a term was chosen.
 #   Four arms were looked at, too: among four intervals of 95 %, one that misses its truth is not
 #   rare.
+# - *That attention maps cannot do better.* When these runs were made, the student's maps came with
+#   its dropout in them, as Transformers' own attention gives them: one entry in ten was 0, and the
+#   loss, which takes logarithms, saw it. The library now takes the maps before dropout.
 # - *That it is worth it.* The arms have equal steps, not equal costs. Look at the table of bytes at
 #   the top: the logits of the whole transfer set are half a megabyte, one layer's hidden states
 #   about a gigabyte; and a teacher that is run live instead takes time.
