@@ -84,15 +84,15 @@ def _student() -> PreTrainedModel:
     return build_student(teacher(), "tiny", embeddings="svd", seed=0)
 
 
-# --- batches ------------------------------------------------------------------------------------
-
-
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     """Turn dropout off, in place."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+# --- batches ------------------------------------------------------------------------------------
 
 
 def batches(lengths: Sequence[int], schedule: Schedule) -> list[list[Batch]]:

@@ -25,6 +25,9 @@ def attention_in_the_open(model: PreTrainedModel) -> Iterator[None]:
 
     A model that does not follow transformers' attention interface is left as it is.
     """
+    if not model._can_set_attn_implementation():  # setting it would only warn, at every pass
+        yield
+        return
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:

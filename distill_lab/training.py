@@ -964,7 +964,7 @@ def _made_from(
 def _identity(knowledge: KnowledgeStore | LiveTeacher | None) -> str | None:
     if isinstance(knowledge, LiveTeacher):
         return _hash([weights_fingerprint(knowledge.teacher.model), dtype_name(knowledge.dtype)])
-    return _hash(knowledge.fingerprint) if knowledge else None
+    return None if knowledge is None else _hash(knowledge.fingerprint)
 
 
 def _hash(value: Any) -> str:

@@ -482,6 +482,14 @@ def run(small_task: Task, _tokenizer: PreTrainedTokenizerBase, _teacher: PreTrai
     return distilled
 
 
+def interrupted(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run, and be killed after step 5, in the second epoch."""
+    with monkeypatch.context() as patch:
+        adding(patch, KillAt("on_step_end", 5))
+        with pytest.raises(Killed):
+            run(folder)
+
+
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], Training]:
     """What an uninterrupted run gives."""
@@ -695,10 +703,7 @@ def test_checkpoints_of_another_student_or_teacher_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with monkeypatch.context() as patch:
-        adding(patch, KillAt("on_step_end", 5))
-        with pytest.raises(Killed):
-            run(tmp_path)
+    interrupted(run, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="made with other student;"):
         run(tmp_path, small_bert(layers=2, width=32, heads=2))
     other = LiveTeacher(small_bert(layers=4, width=32, heads=4), PROJECTED.features())
@@ -723,10 +728,7 @@ def test_checkpoints_of_another_training_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with monkeypatch.context() as patch:
-        adding(patch, KillAt("on_step_end", 5))
-        with pytest.raises(Killed):
-            run(tmp_path)
+    interrupted(run, tmp_path, monkeypatch)
     kept = sorted(path.name for path in tmp_path.iterdir())
     student = new_student()
     before = weights(student)
