@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -135,6 +136,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 of a JSON value, its keys in their order; 64 hex digits."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ reads them cannot tell which it was.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -48,7 +47,7 @@ from distill_lab.devices import (
     processes,
 )
 from distill_lab.errors import UserError
-from distill_lab.files import write_json, written_whole
+from distill_lab.files import json_hash, write_json, written_whole
 from distill_lab.models import (
     attention_maps,
     block_index,
@@ -526,7 +525,7 @@ def _check_all_here(folder: Path, names: Iterable[str]) -> None:
 def _contents_hash(data: Dataset) -> str:
     """Hash ids and content hashes, whatever their order."""
     pairs = sorted(zip(data["id"][:], data["content_hash"][:], strict=True))
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    return json_hash(pairs)
 
 
 def _shard_name(k: int) -> str:

@@ -17,7 +17,6 @@ shards.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import platform
 import shutil
@@ -55,7 +54,7 @@ from distill_lab.evaluation import (
     measure_cost,
     reliability,
 )
-from distill_lab.files import read_json, read_toml, write_json, write_text, written_whole
+from distill_lab.files import json_hash, read_json, read_toml, write_json, write_text, written_whole
 from distill_lab.knowledge import KnowledgeStore, extract
 from distill_lab.models import (
     STUDENTS,
@@ -747,7 +746,7 @@ def made(path: Path, key: str) -> dict[str, Any] | None:
 
 def key_of(*parts: Any) -> str:
     """Hash what a result is made from, given as JSON values."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return json_hash(parts)
 
 
 def _is_main() -> bool:

@@ -8,7 +8,6 @@ validation split, and go on exactly where they were interrupted.
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import math
 import shutil
@@ -41,7 +40,7 @@ from distill_lab import losses
 from distill_lab.compact import compacted
 from distill_lab.devices import agreed, dtype_name, pick_device, pick_dtype, processes
 from distill_lab.errors import UserError
-from distill_lab.files import read_json, told_as_user_error, write_json
+from distill_lab.files import json_hash, read_json, told_as_user_error, write_json
 from distill_lab.knowledge import (
     PREFIX,
     Knowledge,
@@ -950,25 +949,23 @@ def _made_from(
     """Say what a training and its checkpoints depend on, beside the student's first weights."""
     columns = (data[name][:] for name in ("id", "content_hash", "label"))
     own = {k: v for k, v in asdict(schedule).items() if k not in ("device", "checkpoint_every")}
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     return {
         **asdict(objective),
         **own,
         "processes": PartialState().num_processes,
         "checkpoint_format": CHECKPOINT_FORMAT,
-        "examples": _hash(list(columns)),
-        "student": _hash({name: list(value.shape) for name, value in model.state_dict().items()}),
+        "examples": json_hash(list(columns)),
+        "student": json_hash(shapes),
         "knowledge": _identity(knowledge),
     }
 
 
 def _identity(knowledge: KnowledgeStore | LiveTeacher | None) -> str | None:
     if isinstance(knowledge, LiveTeacher):
-        return _hash([weights_fingerprint(knowledge.teacher.model), dtype_name(knowledge.dtype)])
-    return None if knowledge is None else _hash(knowledge.fingerprint)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        teacher = weights_fingerprint(knowledge.teacher.model)
+        return json_hash([teacher, dtype_name(knowledge.dtype)])
+    return None if knowledge is None else json_hash(knowledge.fingerprint)
 
 
 def _check_same_training(folder: Path, made_from: dict[str, Any]) -> None:
