@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from distill_lab.devices import (
 from distill_lab.errors import UserError
 from distill_lab.knowledge import model_inputs, observe, take_rows
 from distill_lab.models import count_bytes, count_parameters, label_names
+from distill_lab.workers import progress_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,13 +162,14 @@ def predict_logits(
     data = data.select(order)
     out = torch.zeros(len(order), len(label_names(model)))
     rounds = range(0, len(order), state.num_processes * batch_size)
-    with tqdm(
+    bar = progress_bar(
         total=len(order),
         desc=what,
         unit="example",
         leave=False,
         disable=not state.is_main_process,
-    ) as bar:
+    )
+    with closing(bar):
         for first in rounds:
             start = first + state.process_index * batch_size
             stop = min(start + batch_size, len(order))

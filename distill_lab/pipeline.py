@@ -16,15 +16,16 @@ shards.
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
+import math
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,13 +70,21 @@ from distill_lab.models import (
 )
 from distill_lab.report import SCHEMA, load_report, write_report
 from distill_lab.tasks import Task, load_task
-from distill_lab.training import Objective, Schedule, distill, fine_tune, parse_objective
+from distill_lab.training import (
+    Objective,
+    Schedule,
+    Training,
+    distill,
+    fine_tune,
+    parse_objective,
+)
 from distill_lab.vocabulary import (
     PrunedVocabulary,
     describe_pruning,
     prune_embeddings,
     prune_to_texts,
 )
+from distill_lab.workers import how_many, side_by_side
 
 Say = Callable[[str], None]
 STEP = "step.json"  # beside a model: what it was made from
@@ -247,12 +256,15 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
         "prepare": prepare,
         "teacher": teacher_seconds,
         "extract": extract_seconds,
-        "students": sum({t.folder: t.seconds for runs in students.values() for t in runs}.values()),
+        "students": _waited({t for runs in students.values() for t in runs}),
         "evaluate": time.perf_counter() - before,
     }
     report["settings"] = settings.given
     report["seconds"] = seconds | {"total": sum(seconds.values())}
-    report["environment"]["peak_memory_bytes"] = _peak_memory()
+    report["environment"] |= {
+        "students_side_by_side": steps.at_once(),
+        "peak_memory_bytes": _peak_memory(steps.at_once()),
+    }
     if _is_main():
         for left in folder.glob("checkpoints-*"):  # of a run that was given up
             shutil.rmtree(left, ignore_errors=True)
@@ -372,11 +384,58 @@ def check_trained(source: str, model: PreTrainedModel) -> None:
 
 
 class _Student(NamedTuple):
-    """A trained student's folder and what is known of its training."""
+    """A trained student's folder and what is known of its training.
+
+    Attributes:
+        span: Begin and end of its seconds, since the epoch; students that are trained side by side
+            share some. None where it was not noted.
+    """
 
     folder: Path
     steps: int
     seconds: float
+    span: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, folder: Path, record: Mapping[str, Any]) -> _Student:
+        span = record.get("span")
+        return cls(folder, record["steps"], record["seconds"], span and (span[0], span[1]))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A student to train, with all that it takes, so that another process can do it.
+
+    Attributes:
+        folder, key: Where it goes, and what it is made from.
+        asked: When, in seconds since the epoch.
+        student: As it is built; calling the job trains it.
+        train: Trains a student in place.
+    """
+
+    folder: Path
+    key: str
+    asked: float
+    student: PreTrainedModel
+    tokenizer: Any
+    train: Callable[[PreTrainedModel], Training]
+
+    def __call__(self) -> _Student:
+        training = self.train(self.student)
+        now = time.time()
+        seconds = max(training.seconds, now - self.asked)
+        record = asdict(training) | {"seconds": seconds, "span": [now - seconds, now]}
+        _save(self.student, self.tokenizer, self.folder, self.key, record)
+        return _Student.of(self.folder, record)
+
+
+def _title(variant: str, seed: int) -> str:
+    return f"Student: {variant.replace('_', ' ')}, seed {seed}"
+
+
+def _split(variant: str) -> str:
+    """Name the split that such a student is trained on."""
+    return "transfer" if variant == "distilled" else "labelled"
 
 
 class _Steps:
@@ -451,7 +510,7 @@ class _Steps:
         else:
             self.say(f"1 · Teacher: {s.teacher}, used as it is")
         seconds = max(spent, time.perf_counter() - start)
-        self._save(model, self.tokenizer, folder, key, {"seconds": seconds})
+        _save(model, self.tokenizer, folder, key, {"seconds": seconds})
         return model, seconds
 
     def knowledge(self, teacher: PreTrainedModel) -> tuple[KnowledgeStore, float]:
@@ -496,58 +555,71 @@ class _Steps:
         self, teacher: PreTrainedModel, store: KnowledgeStore
     ) -> dict[str, list[_Student]]:
         """Train each kind of student once a seed; those of a seed start from the same weights."""
-        trained: dict[str, list[_Student]] = {variant: [] for variant in VARIANTS}
-        for seed in self._seeds():
-            build = lru_cache(
-                partial(build_student_of, self.settings, teacher, self.models.pruned, seed)
-            )
-            for variant, runs in trained.items():
-                if not (self.same_data and variant == "distilled"):
-                    runs.append(self._student(variant, seed, build, teacher, store))
+        found: dict[tuple[str, int], _Student] = {}
+        to_train = []
+        for seed, variant in itertools.product(self._seeds(), self._variants()):
+            folder = self._student_folder(variant, seed)
+            if (record := agreed(made(folder / STEP, self.student_key(variant, seed)))) is None:
+                to_train.append((variant, seed))
+            else:
+                self.say(f"3 · {_title(variant, seed)}, is already trained; using {folder}")
+                found[variant, seed] = _Student.of(folder, record)
+        # The longest first, so that no process idles at the end.
+        to_train.sort(key=lambda which: -self._steps_of(which[0]))
+        jobs = (self._job(variant, seed, teacher, store) for variant, seed in to_train)
+        if to_train and self.at_once() > 1:
+            self.say(f"3 · Students: {len(to_train)} to train, {self.at_once()} side by side")
+        found |= zip(to_train, side_by_side(jobs, self.at_once()), strict=True)
+        trained = {v: [found[v, seed] for seed in self._seeds()] for v in self._variants()}
         if self.same_data:
             self.say("3 · Students: every training example is labelled, so distilled is the same")
             trained["distilled"] = trained["distilled_same_data"]
         return trained
 
-    def _student(
-        self,
-        variant: str,
-        seed: int,
-        build: Callable[[], PreTrainedModel],
-        teacher: PreTrainedModel,
-        store: KnowledgeStore,
-    ) -> _Student:
-        s, task, tokenizer = self.settings, self.task, self.student_tokenizer
-        folder = self.folder / "students" / f"{variant}-seed{seed}"
-        key = self.student_key(variant, seed)
-        name = variant.replace("_", " ")
-        if (record := agreed(made(folder / STEP, key))) is not None:
-            self.say(f"3 · Student: {name}, seed {seed}, is already trained; using {folder}")
-            return _Student(folder, record["steps"], record["seconds"])
-        start = time.perf_counter()
-        student = copy.deepcopy(build())
+    def _variants(self) -> list[str]:
+        """Name the kinds of students that are trained."""
+        return [v for v in VARIANTS if not (self.same_data and v == "distilled")]
+
+    def at_once(self) -> int:
+        """Give how many of the run's students are trained side by side."""
+        steps = [self._steps_of(v) for v in self._variants()] * self.settings.seeds
+        return how_many(steps, torch.device(self.settings.device))
+
+    def _steps_of(self, variant: str) -> int:
+        """Optimizer steps of such a student."""
+        schedule = schedule_of(self.settings, variant, self.settings.seed, self.same_data)
+        return schedule.steps(len(self.task.split(_split(variant))))
+
+    def _job(
+        self, variant: str, seed: int, teacher: PreTrainedModel, store: KnowledgeStore
+    ) -> _Job:
+        s, key, asked = self.settings, self.student_key(variant, seed), time.time()
+        student = build_student_of(s, teacher, self.models.pruned, seed)
         schedule = schedule_of(s, variant, seed, self.same_data)
-        split = "transfer" if variant == "distilled" else "labelled"
         self.say(
-            f"3 · Student: {name}, seed {seed} ({count_parameters(student):,} parameters, "
-            f"{schedule.epochs:g} × {len(task.split(split)):,} examples)"
+            f"3 · {_title(variant, seed)} ({count_parameters(student):,} parameters, "
+            f"{schedule.epochs:g} × {len(self.task.split(_split(variant))):,} examples)"
         )
         common: dict[str, Any] = {
-            "split": split,
+            "task": self.task,
+            "processor": self.student_tokenizer,
+            "split": _split(variant),
             "schedule": schedule,
             "checkpoints": self._checkpoints(f"{variant}-{key[:12]}"),
-            "what": f"{name}, seed {seed}",
+            "what": f"{variant.replace('_', ' ')}, seed {seed}",
         }
+        train: Callable[[PreTrainedModel], Training]
         if variant.startswith("distilled"):
             objective = objective_of(s, student, teacher)
-            training = distill(student, store, task, tokenizer, objective=objective, **common)
+            train = partial(distill, knowledge=store, objective=objective, **common)
         else:
             smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
-            training = fine_tune(student, task, tokenizer, label_smoothing=smoothing, **common)
-        seconds = max(training.seconds, time.perf_counter() - start)
-        record = asdict(training) | {"seconds": seconds}
-        self._save(student, tokenizer, folder, key, record)
-        return _Student(folder, training.steps, seconds)
+            train = partial(fine_tune, label_smoothing=smoothing, **common)
+        folder = self._student_folder(variant, seed)
+        return _Job(folder, key, asked, student, self.student_tokenizer, train)
+
+    def _student_folder(self, variant: str, seed: int) -> Path:
+        return self.folder / "students" / f"{variant}-seed{seed}"
 
     def evaluate(
         self, teacher: PreTrainedModel, students: Mapping[str, list[_Student]]
@@ -636,21 +708,17 @@ class _Steps:
     def _checkpoints(self, name: str) -> Path:
         return self.folder / f"checkpoints-{name}"
 
-    def _save(
-        self,
-        model: PreTrainedModel,
-        tokenizer: Any,
-        folder: Path,
-        key: str,
-        record: Mapping[str, Any],
-    ) -> None:
-        """Save a model, its tokenizer and the record of its making, whole or not at all."""
-        if _is_main():
-            with written_whole(folder) as temporary:
-                save_model(model, temporary)
-                tokenizer.save_pretrained(temporary)
-                write_json(temporary / STEP, {"key": key, **record})
-        PartialState().wait_for_everyone()
+
+def _save(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, key: str, record: Mapping[str, Any]
+) -> None:
+    """Save a model, its tokenizer and the record of its making, whole or not at all."""
+    if _is_main():
+        with written_whole(folder) as temporary:
+            save_model(model, temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / STEP, {"key": key, **record})
+    PartialState().wait_for_everyone()
 
 
 def objective_of(s: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> Objective:
@@ -753,11 +821,27 @@ def _is_main() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def _peak_memory() -> int | None:
-    """Peak resident bytes of this process; None where the system does not tell."""
+def _waited(students: Collection[_Student]) -> float:
+    """Seconds in which at least one of them was waited for; where that is unknown, their sum."""
+    seconds = sum(t.seconds for t in students if t.span is None)
+    until = -math.inf
+    for begin, end in sorted(t.span for t in students if t.span is not None):
+        seconds += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return seconds
+
+
+def _peak_memory(workers: int) -> int | None:
+    """Peak resident bytes, at most: of this process, and of as many as the largest of its workers.
+
+    None where the system does not tell.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own, largest = (
+        resource.getrusage(of).ru_maxrss for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    peak = own + (workers * largest if workers > 1 else 0)
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -26,8 +26,10 @@ arm's epoch has been chosen on validation. What is done is kept, and an interrup
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +58,8 @@ from distill_lab.pipeline import (
     settled_dtype,
 )
 from distill_lab.tasks import Task, load_task
-from distill_lab.training import distill, fine_tune
+from distill_lab.training import Training, distill, fine_tune
+from distill_lab.workers import how_many, side_by_side
 
 TARGETS = ("teacher", "labels")
 DATA = ("labelled", "transfer")
@@ -170,12 +173,7 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
         UserError: Something given is wrong, or the folder holds another study's results.
     """
     bench = _Bench(study, Path(out), say)
-    runs: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in study.arms}
-    number = 0
-    for seed in range(study.seeds):  # seed by seed, so that a stopped study is balanced
-        for arm in study.arms:
-            number += 1
-            runs[arm.name].append(bench.student(arm, seed, number))
+    runs = bench.students()
     result = {
         "study": study.name,
         "question": study.question,
@@ -200,6 +198,39 @@ class _Teacher(NamedTuple):
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A student to train and measure, with all that it takes, so that another process can do it.
+
+    Attributes:
+        path, key: Where its record goes, and what it is made from.
+        student: As it is built; calling the job trains it.
+        train: Trains a student in place.
+        test: Measures it on the test split.
+    """
+
+    path: Path
+    key: str
+    student: PreTrainedModel
+    train: Callable[[PreTrainedModel], Training]
+    test: Callable[[PreTrainedModel], Evaluation]
+
+    def __call__(self) -> dict[str, Any]:
+        training = self.train(self.student)
+        record = {
+            "key": self.key,
+            "parameters": count_parameters(self.student),
+            **_figures(self.test(self.student)),
+            **asdict(training),
+        }
+        write_json(self.path, record)
+        return record
+
+
+def _figures(measured: Evaluation) -> dict[str, float]:
+    return {metric: getattr(measured, metric) for metric in METRICS}
+
+
 class _Bench:
     """What the trainings of a study share: the task, teachers and what is stored of them."""
 
@@ -222,47 +253,67 @@ class _Bench:
         self._teachers: dict[str, _Teacher] = {}
         self._stores: dict[str, KnowledgeStore] = {}
 
-    def student(self, arm: Arm, seed: int, number: int) -> dict[str, Any]:
-        """Train and measure one student, or read what was kept of it."""
-        path = self.folder / "results" / f"{arm.name}-seed{seed}.json"
-        teacher, settings = self.teacher(arm.settings), arm.settings
-        key = key_of(
+    def students(self) -> dict[str, list[dict[str, Any]]]:
+        """Train and measure each arm's students; give the records."""
+        arms, seeds = self.study.arms, range(self.study.seeds)
+        records: dict[tuple[str, int], dict[str, Any]] = {}
+        to_train: list[tuple[Arm, int, str]] = []
+        # Seed by seed, so that a stopped study is balanced.
+        for number, (seed, arm) in enumerate(itertools.product(seeds, arms), start=1):
+            what = f"{number} of {len(seeds) * len(arms)} · {arm.label}, seed {seed}"
+            if (kept := made(self._record(arm, seed), self._key(arm, seed))) is not None:
+                self.say(f"{what}: already trained")
+                records[arm.name, seed] = kept
+            else:
+                to_train.append((arm, seed, what))
+        jobs = (self._job(*each) for each in to_train)
+        steps = [
+            schedule_of(arm.settings, "distilled", 0).steps(len(self.task.split(arm.data)))
+            for arm in arms
+        ]
+        at_once = how_many(steps * len(seeds), self.device)
+        for (arm, seed, _), record in zip(to_train, side_by_side(jobs, at_once), strict=True):
+            records[arm.name, seed] = record
+        return {arm.name: [records[arm.name, seed] for seed in seeds] for arm in arms}
+
+    def _record(self, arm: Arm, seed: int) -> Path:
+        return self.folder / "results" / f"{arm.name}-seed{seed}.json"
+
+    def _key(self, arm: Arm, seed: int) -> str:
+        return key_of(
             self.task.fingerprint,
-            teacher.fingerprint,
+            self.teacher(arm.settings).fingerprint,
             [arm.targets, arm.data, seed, self.dtype],
-            {k: v for k, v in settings.given.items() if k not in ("device", "dtype", "seeds")},
+            {k: v for k, v in arm.settings.given.items() if k not in ("device", "dtype", "seeds")},
         )
-        total = self.study.seeds * len(self.study.arms)
-        what = f"{number} of {total} · {arm.label}, seed {seed}"
-        if (kept := made(path, key)) is not None:
-            self.say(f"{what}: already trained")
-            return kept
+
+    def _job(self, arm: Arm, seed: int, what: str) -> _Job:
         self.say(what)
-        settled = replace(settings, device=str(self.device), dtype=self.dtype)
+        teacher, key = self.teacher(arm.settings), self._key(arm, seed)
+        settled = replace(arm.settings, device=str(self.device), dtype=self.dtype)
         student = build_student_of(settled, teacher.model, None, seed)
         common: dict[str, Any] = {
+            "task": self.task,
+            "processor": teacher.tokenizer,
             "split": arm.data,
             "schedule": schedule_of(settled, "distilled", seed),  # epochs over whatever data
             "checkpoints": self.folder / "checkpoints" / f"{arm.name}-seed{seed}-{key[:12]}",
             "what": arm.label,
         }
+        train: Callable[[PreTrainedModel], Training]
         if arm.targets == "teacher":
             objective = objective_of(settled, student, teacher.model)
-            store = self.knowledge(settings, arm.data, objective.features())
-            training = distill(
-                student, store, self.task, teacher.tokenizer, objective=objective, **common
-            )
+            store = self.knowledge(arm.settings, arm.data, objective.features())
+            train = partial(distill, knowledge=store, objective=objective, **common)
         else:
-            training = fine_tune(student, self.task, teacher.tokenizer, **common)
-        measured = self._evaluate(student, teacher.tokenizer, f"testing {arm.label}")
-        record = {
-            "key": key,
-            "parameters": count_parameters(student),
-            **{metric: getattr(measured, metric) for metric in METRICS},
-            **asdict(training),
-        }
-        write_json(path, record)
-        return record
+            train = partial(fine_tune, **common)
+        return _Job(
+            path=self._record(arm, seed),
+            key=key,
+            student=student,
+            train=train,
+            test=self._test(teacher.tokenizer, f"testing {arm.label}"),
+        )
 
     def teacher(self, settings: Settings) -> _Teacher:
         """Give the teacher of these settings, fine-tuned once a study."""
@@ -282,8 +333,8 @@ class _Bench:
         key = key_of(self.task.fingerprint, teacher.fingerprint)
         kept = made(path, key)
         if kept is None:
-            measured = self._evaluate(teacher.model, teacher.tokenizer, "testing teacher")
-            kept = {"key": key, **{metric: getattr(measured, metric) for metric in METRICS}}
+            measured = self._test(teacher.tokenizer, "testing teacher")(teacher.model)
+            kept = {"key": key, **_figures(measured)}
             write_json(path, kept)
         figures = {metric: kept[metric] for metric in METRICS}
         size = {"name": arm.settings.teacher, "parameters": count_parameters(teacher.model)}
@@ -308,8 +359,10 @@ class _Bench:
             )
         return self._stores[name]
 
-    def _evaluate(self, model: PreTrainedModel, tokenizer: Any, what: str) -> Evaluation:
-        return evaluate(model, self.task, tokenizer, device=str(self.device), what=what)
+    def _test(self, tokenizer: Any, what: str) -> Callable[[PreTrainedModel], Evaluation]:
+        return partial(
+            evaluate, task=self.task, processor=tokenizer, device=str(self.device), what=what
+        )
 
     def _teacher_name(self, settings: Settings) -> str:
         return key_of({name: getattr(settings, name) for name in TEACHER_SETTINGS})[:12]

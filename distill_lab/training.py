@@ -26,7 +26,6 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
     Trainer,
@@ -59,6 +58,7 @@ from distill_lab.models import (
 )
 from distill_lab.quiet import quiet_transformers
 from distill_lab.vocabulary import parent_fingerprint
+from distill_lab.workers import ProgressBar, progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -375,6 +375,12 @@ class Schedule:
                 f"max steps is {self.max_steps}; expected 1 or more, or -1 for no limit"
             )
 
+    def steps(self, examples: int) -> int:
+        """Optimizer steps over so many examples, in one process."""
+        if self.max_steps != -1:
+            return self.max_steps
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
+
 
 @dataclass(frozen=True)
 class Training:
@@ -559,12 +565,12 @@ class _Bar(TrainerCallback):
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.bar: tqdm | None = None
+        self.bar: ProgressBar | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=state.max_steps,
             initial=state.global_step,
             desc=self.what,

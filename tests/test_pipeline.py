@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import small_bert
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from distill_lab.models import load_teacher, weights_fingerprint
 from distill_lab.pipeline import (
     VARIANTS,
     Settings,
+    _Student,
+    _waited,
     prepare_teacher,
     read_settings,
     run,
@@ -368,8 +371,8 @@ def test_a_run_killed_in_each_step_goes_on_and_ends_with_the_same_figures(
     steps = [int(line.split()[1]) for line in whole if line.startswith("train")]
     starts = [k for k, step in enumerate(steps) if step == 0]
     assert len(starts) == 1 + len(VARIANTS)  # the teacher and the students
-    teacher, distilled = starts[1], len(steps) - starts[-1]
-    assert teacher >= 6 and distilled >= 6
+    teacher, last, all_students = starts[1], len(steps) - starts[-1], len(steps) - starts[1]
+    assert teacher >= 6 and last >= 6
 
     killed = -signal.SIGKILL
     # In the middle of the teacher's training: it goes on from an epoch's checkpoint.
@@ -380,8 +383,7 @@ def test_a_run_killed_in_each_step_goes_on_and_ends_with_the_same_figures(
     assert code == killed and "3 ·" not in said
     assert 0 < int(did[0].split()[1]) < teacher - 1 and "train 0" not in did
     # In the middle of the last student.
-    others = starts[-1] - starts[1]
-    code, said, did = command("cut", "train", others + distilled - 1)
+    code, said, did = command("cut", "train", all_students - 1)
     assert code == killed and "already fine-tuned" in said and "4 ·" not in said
     made = sum(line.startswith("extract") for line in did)
     assert 0 < made == sum(line.startswith("extract") for line in whole) - 2
@@ -397,6 +399,48 @@ def test_a_run_killed_in_each_step_goes_on_and_ends_with_the_same_figures(
     assert left == {
         str(path.relative_to(tmp_path / "whole")) for path in (tmp_path / "whole").rglob("*")
     }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
+def test_students_trained_side_by_side_are_those_trained_one_after_another(
+    a_copy: Path, small_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.rmtree(a_copy / "students")
+    monkeypatch.setattr("distill_lab.workers.STEPS_OF_A_START", 0)
+    reports, weights = {}, {}
+    threads = torch.get_num_threads()
+    try:
+        for at_once in (1, 2):
+            torch.set_num_threads(at_once)
+            folder = Path(shutil.copytree(a_copy, tmp_path / f"{at_once} at once"))
+            reports[at_once] = run(small_settings, folder, say=lambda line: None)
+            weights[at_once] = {
+                variant: weights_fingerprint(
+                    load_teacher(str(folder / f"students/{variant}-seed0"))
+                )
+                for variant in VARIANTS
+            }
+            assert not list(folder.glob("checkpoints*"))
+    finally:
+        torch.set_num_threads(threads)
+    for ours, theirs in zip(weights[2], weights[1], strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert quality(reports[2]) == quality(reports[1])
+    environments = [reports[k]["environment"]["students_side_by_side"] for k in (1, 2)]
+    assert environments == [1, 2]
+
+
+def test_seconds_that_students_share_are_counted_once() -> None:
+    def student(name: str, span: tuple[float, float] | None, seconds: float = 0.0) -> _Student:
+        return _Student(Path(name), 1, seconds, span)
+
+    beside = [student("a", (0, 100)), student("b", (10, 40)), student("c", (40, 120))]
+    assert _waited(beside) == 120
+    assert _waited([*beside, student("d", (500, 510))]) == 130
+    assert _waited([*beside, student("of an earlier version", None, 7.0)]) == 127
+    assert _waited([]) == 0
 
 
 @pytest.mark.slow

@@ -1,0 +1,175 @@
+"""Trainings side by side, each in a process of its own, on the cores of one machine.
+
+A student of the course is so small that a second core hardly speeds it up, while two students on a
+core each do (benchmarks/README.md, "What bounds the main job").
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import PartialState
+from loky import ProcessPoolExecutor
+from loky.backend import get_context
+from loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from distill_lab.errors import UserError
+
+Result = TypeVar("Result")
+AT_MOST = 4  # each process holds its libraries and a student, about 0.7 GB
+STEPS_OF_A_START = 500  # of the course's student, in about the time a process takes to be ready
+POLL_SECONDS = 0.2
+
+
+def how_many(steps: Sequence[int], device: torch.device) -> int:
+    """Give how many trainings to run side by side; 1 where that would gain nothing.
+
+    It does not depend on what is trained already: so an interrupted run goes on with as many
+    threads as it began with, and comes to the same weights.
+
+    Args:
+        steps: Optimizer steps of each.
+        device: Where they compute.
+    """
+    alone = device.type != "cpu" or PartialState().num_processes > 1
+    # os.getppid, by which a worker sees that it is left alone, says so on POSIX systems only.
+    if alone or os.name != "posix" or sum(steps) - max(steps) < STEPS_OF_A_START:
+        return 1
+    return min(len(steps), torch.get_num_threads(), AT_MOST)
+
+
+def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Result]:
+    """Make calls, ``at_once`` of them at a time, and give their results in order.
+
+    With 1, they are made one after another in this process. Else each is made in one of as many
+    processes, which share this one's threads; progress bars are drawn here. An interruption or an
+    error in one ends all; so does the end of this process, however it comes.
+
+    Args:
+        calls: Each is drawn when it is about to be made; drawing may print.
+
+    Raises:
+        UserError: A process was killed; and what the calls raise.
+    """
+    if at_once == 1:
+        return [call() for call in calls]
+    calls = iter(calls)
+    context = get_context("loky")
+    messages = context.SimpleQueue()
+    executor = ProcessPoolExecutor(
+        max_workers=at_once,
+        context=context,
+        initializer=_begin,
+        initargs=(messages, os.getpid()),
+        env={"OMP_NUM_THREADS": str(torch.get_num_threads() // at_once)},
+    )
+    made: list[Future[Result]] = []
+    waiting: set[Future[Result]] = set()
+    bars: dict[Any, tqdm] = {}
+    try:
+        while True:
+            with tqdm.external_write_mode():
+                for call in itertools.islice(calls, at_once - len(waiting)):
+                    made.append(executor.submit(call))
+                    waiting.add(made[-1])
+            if not waiting:
+                return [future.result() for future in made]
+            done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            _draw(messages, bars)
+            for future in done:
+                future.result()  # raises what the call has raised
+    except TerminatedWorkerError:
+        raise UserError(
+            "a training's process was killed, most likely because memory ran out; what is done is "
+            "kept: go on with OMP_NUM_THREADS=1 set, which trains one student at a time"
+        ) from None
+    finally:
+        for bar in bars.values():
+            bar.close()
+        executor.shutdown(kill_workers=True)
+
+
+# --- in a worker -------------------------------------------------------------------------------
+
+_messages: Any = None  # to the process that started this one; None where none did
+
+
+def _begin(messages: Any, parent: int) -> None:
+    """Make a process a worker."""
+    global _messages
+    _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
+    threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
+
+
+def _leave_after(parent: int) -> None:
+    """End this process when its parent has: a new run may write where this one does."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
+
+
+# --- progress bars -----------------------------------------------------------------------------
+
+
+class ProgressBar(Protocol):
+    """What is used of a ``tqdm``."""
+
+    def update(self, n: float, /) -> object:
+        """Count n steps more."""
+
+    def set_postfix(self, values: dict[str, str], /) -> object:
+        """Show values behind the bar."""
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+
+
+def progress_bar(**options: Any) -> ProgressBar:
+    """Open a ``tqdm`` with these options; that of a worker is drawn by its parent."""
+    return tqdm(**options) if _messages is None else _RemoteBar(options)
+
+
+class _RemoteBar:
+    """A bar that another process draws."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.key = (os.getpid(), next(self._numbers))
+        self._send("open", options)
+
+    def _send(self, call: str, *given: Any) -> None:
+        _messages.put((self.key, call, given))
+
+    def update(self, n: float) -> None:
+        self._send("update", n)
+
+    def set_postfix(self, values: dict[str, str]) -> None:
+        self._send("set_postfix", values)
+
+    def close(self) -> None:
+        self._send("close")
+
+
+def _draw(messages: Any, bars: dict[Any, tqdm]) -> None:
+    """Do what the workers asked of their bars since the last time."""
+    while not messages.empty():
+        key, call, given = messages.get()
+        if call == "open":
+            bars[key] = tqdm(**given[0])
+        elif call == "close":  # tqdm leaves it above the others, and does not clear where it was
+            bar = bars.pop(key)
+            bar.clear()
+            bar.close()
+        else:
+            getattr(bars[key], call)(*given)
