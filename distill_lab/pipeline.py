@@ -263,7 +263,7 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     report["seconds"] = seconds | {"total": sum(seconds.values())}
     report["environment"] |= {
         "students_side_by_side": steps.at_once(),
-        "peak_memory_bytes": _peak_memory(steps.at_once()),
+        "peak_memory_bytes": _peak_memory(),
     }
     if _is_main():
         for left in folder.glob("checkpoints-*"):  # of a run that was given up
@@ -831,17 +831,11 @@ def _waited(students: Collection[_Student]) -> float:
     return seconds
 
 
-def _peak_memory(workers: int) -> int | None:
-    """Peak resident bytes, at most: of this process, and of as many as the largest of its workers.
-
-    None where the system does not tell.
-    """
+def _peak_memory() -> int | None:
+    """Peak resident bytes of this process, without workers; None where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows
         return None
-    own, largest = (
-        resource.getrusage(of).ru_maxrss for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    peak = own + (workers * largest if workers > 1 else 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

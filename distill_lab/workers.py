@@ -82,7 +82,7 @@ def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Re
                     made.append(executor.submit(call))
                     waiting.add(made[-1])
             if not waiting:
-                return [future.result() for future in made]
+                break
             done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
             _draw(messages, bars)
             for future in done:
@@ -95,7 +95,8 @@ def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Re
     finally:
         for bar in bars.values():
             bar.close()
-        executor.shutdown(kill_workers=True)
+        executor.shutdown(kill_workers=bool(waiting))
+    return [future.result() for future in made]
 
 
 # --- in a worker -------------------------------------------------------------------------------
@@ -108,6 +109,7 @@ def _begin(messages: Any, parent: int) -> None:
     global _messages
     _messages = messages
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends its workers
+    tqdm.set_lock(threading.RLock())  # its own would outlast a worker that is ended
     threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
 
 
