@@ -1385,9 +1385,9 @@ figure
 # %% [markdown]
 # Three of the four intervals hold 0: **of no single term do five seeds show that it pays.** They do
 # not tell what it adds from nothing, and the ends of the intervals say how large it may be all the
-# same: about half a point for hidden states or relations, and nearly a whole one for attention maps,
-# whose seeds differ most. The interval of all three together begins just above 0, and every one of
-# its seeds (orange) lies there too. Does that pay, then?
+# same: about half a point at most for hidden states or relations, and nearly a whole one for attention
+# maps, whose seeds differ most. The interval of all three together begins just above 0, and every one
+# of its seeds (orange) lies above 0 too. Does that pay, then?
 #
 # An interval of 95 % misses the true gain once in twenty times. Four were drawn, and we now point at
 # the one that stands out; that *some* interval of four misses is not so rare. **Bonferroni's
