@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from distill_lab.errors import UserError
 
 Result = TypeVar("Result")
-AT_MOST = 4  # each process holds its libraries and a student, about 0.7 GB
+BYTES_OF_A_PROCESS = 2 * 2**30  # with its libraries and a small student it holds 1.2 GB
 STEPS_OF_A_START = 500  # of the course's student, in about the time a process takes to be ready
 POLL_SECONDS = 0.2
 
@@ -33,8 +33,8 @@ POLL_SECONDS = 0.2
 def how_many(steps: Sequence[int], device: torch.device) -> int:
     """Give how many trainings to run side by side; 1 where that would gain nothing.
 
-    It does not depend on what is trained already: so an interrupted run goes on with as many
-    threads as it began with, and comes to the same weights.
+    Each has a thread, or more, and room in memory. What is trained already does not count: so an
+    interrupted run goes on with as many threads as it began with, and comes to the same weights.
 
     Args:
         steps: Optimizer steps of each.
@@ -44,7 +44,13 @@ def how_many(steps: Sequence[int], device: torch.device) -> int:
     # os.getppid, by which a worker sees that it is left alone, says so on POSIX systems only.
     if alone or os.name != "posix" or sum(steps) - max(steps) < STEPS_OF_A_START:
         return 1
-    return min(len(steps), torch.get_num_threads(), AT_MOST)
+    room = _memory() // BYTES_OF_A_PROCESS - 1  # beside this process
+    return max(1, min(len(steps), torch.get_num_threads(), room))
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Result]:

@@ -24,6 +24,7 @@ from distill_lab.workers import how_many, progress_bar, side_by_side
 
 CPU = torch.device("cpu")
 LONG = [1000] * 3
+GIB = 2**30
 posix = pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
 
 
@@ -61,13 +62,25 @@ def with_threads(count: int, ask: Callable[[], int]) -> int:
 
 @posix
 @pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), (3, 3), (8, 3)])
-def test_each_training_has_a_thread_or_more(threads: int, wanted: int) -> None:
+def test_each_training_has_a_thread_or_more(
+    threads: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_memory", lambda: 64 * GIB)
     assert with_threads(threads, lambda: how_many(LONG, CPU)) == wanted
 
 
 @posix
-def test_many_trainings_do_not_fill_the_memory() -> None:
-    assert with_threads(64, lambda: how_many(LONG * 10, CPU)) == workers.AT_MOST
+@pytest.mark.parametrize(("gib", "wanted"), [(2, 1), (4, 1), (8, 3), (16, 7)])
+def test_trainings_side_by_side_have_room_in_memory(
+    gib: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_memory", lambda: gib * GIB)
+    assert with_threads(64, lambda: how_many(LONG * 10, CPU)) == wanted
+
+
+@posix
+def test_the_memory_is_this_machines() -> None:
+    assert workers._memory() == psutil.virtual_memory().total
 
 
 @pytest.mark.usefixtures("two_threads")
