@@ -23,10 +23,10 @@ TOPICS = {"garden": "rose fern moss seed bee", "sea": "wave gull tide reef crab"
 SETUP = (
     "`distill-lab run` with its defaults and one seed, once, in a new process and an empty "
     "folder. `total` and the steps are the report's own `seconds`; `wall` also counts Python's "
-    "start, the imports, and writing the report. `peak_memory` is the first process's, without those "
-    "that train students. *Before* is the same job on the same machine at "
-    "commit 672abf9, one run too, from `benchmarks/before.json`. Retention is the distilled "
-    "student's macro-F1 over the teacher's, on the test split."
+    "start, the imports, and writing the report. `peak_memory` is the first process's, without "
+    "those that train students. *Before* is the same job on the same machine at commit 672abf9, "
+    "one run too, from `benchmarks/before.json`. Retention is the distilled student's macro-F1 "
+    "over the teacher's, on the test split."
 )
 
 

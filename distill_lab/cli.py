@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from distill_lab.course.cli import app as course
 from distill_lab.course.cli import lab
@@ -26,8 +27,21 @@ if TYPE_CHECKING:
 
     from distill_lab.tasks import Task
 
+
+class _Commands(TyperGroup):
+    """The commands; an interruption in one is said in a line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # typer would end in silence
+            print("\ndistill-lab: interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="distill-lab",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -580,9 +594,6 @@ def main() -> None:
     except UserError as error:
         print(f"distill-lab: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ndistill-lab: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

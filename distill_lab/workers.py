@@ -100,7 +100,7 @@ def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Re
         ) from None
     finally:
         for bar in bars.values():
-            bar.close()
+            _close(bar)
         executor.shutdown(kill_workers=bool(waiting))
     return [future.result() for future in made]
 
@@ -175,9 +175,13 @@ def _draw(messages: Any, bars: dict[Any, tqdm]) -> None:
         key, call, given = messages.get()
         if call == "open":
             bars[key] = tqdm(**given[0])
-        elif call == "close":  # tqdm leaves it above the others, and does not clear where it was
-            bar = bars.pop(key)
-            bar.clear()
-            bar.close()
+        elif call == "close":
+            _close(bars.pop(key))
         else:
             getattr(bars[key], call)(*given)
+
+
+def _close(bar: tqdm) -> None:
+    """Leave a bar above the others, which move: tqdm does not clear where they were."""
+    with tqdm.external_write_mode():
+        bar.close()

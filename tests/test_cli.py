@@ -309,14 +309,15 @@ def test_a_wrong_use_has_exit_code_2(arguments: Iterable[str], command: CommandL
 
 
 def test_an_interruption_says_that_the_command_goes_on(
-    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+    command: CommandLine, task_options: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt() -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupt)
-    done = command("run")
-    assert done.code == 130 and "the same command goes on" in done.err
+    monkeypatch.setattr("distill_lab.pipeline.extract", interrupt)
+    done = command(*task_options)
+    assert done.code == 130 and "Traceback" not in done.err
+    assert done.err.endswith("\ndistill-lab: interrupted; the same command goes on from here\n")
 
 
 # --- run --------------------------------------------------------------------------------------
