@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
@@ -223,6 +224,30 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save a model in Hub layout (safetensors), quietly."""
     with quiet_transformers():
         model.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model on its way to another process, where it is made anew.
+
+    What a class of models can give, hidden states for one, transformers notes when one is made; in
+    a process that has only unpickled one, it gives none.
+    """
+
+    kind: type[PreTrainedModel]
+    config: PreTrainedConfig
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> PackedModel:
+        """Pack a model; the weights are not copied."""
+        return cls(type(model), model.config, model.state_dict())
+
+    def unpacked(self) -> PreTrainedModel:
+        """Make the model, in training mode."""
+        model = self.kind(self.config)
+        model.load_state_dict(self.weights)
+        return model
 
 
 # --- building a student ------------------------------------------------------------------------

@@ -59,6 +59,7 @@ from distill_lab.files import json_hash, read_json, read_toml, write_json, write
 from distill_lab.knowledge import KnowledgeStore, extract
 from distill_lab.models import (
     STUDENTS,
+    PackedModel,
     build_student,
     count_parameters,
     freeze_layers,
@@ -409,23 +410,24 @@ class _Job:
     Attributes:
         folder, key: Where it goes, and what it is made from.
         asked: When, in seconds since the epoch.
-        student: As it is built; calling the job trains it.
+        student: As it is built.
         train: Trains a student in place.
     """
 
     folder: Path
     key: str
     asked: float
-    student: PreTrainedModel
+    student: PackedModel
     tokenizer: Any
     train: Callable[[PreTrainedModel], Training]
 
     def __call__(self) -> _Student:
-        training = self.train(self.student)
+        student = self.student.unpacked()
+        training = self.train(student)
         now = time.time()
         seconds = max(training.seconds, now - self.asked)
         record = asdict(training) | {"seconds": seconds, "span": [now - seconds, now]}
-        _save(self.student, self.tokenizer, self.folder, self.key, record)
+        _save(student, self.tokenizer, self.folder, self.key, record)
         return _Student.of(self.folder, record)
 
 
@@ -615,8 +617,8 @@ class _Steps:
         else:
             smoothing = s.label_smoothing if variant == "label_smoothing" else 0.0
             train = partial(fine_tune, label_smoothing=smoothing, **common)
-        folder = self._student_folder(variant, seed)
-        return _Job(folder, key, asked, student, self.student_tokenizer, train)
+        folder, packed = self._student_folder(variant, seed), PackedModel.of(student)
+        return _Job(folder, key, asked, packed, self.student_tokenizer, train)
 
     def _student_folder(self, variant: str, seed: int) -> Path:
         return self.folder / "students" / f"{variant}-seed{seed}"

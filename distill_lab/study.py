@@ -43,7 +43,7 @@ from distill_lab.errors import UserError
 from distill_lab.evaluation import SEEDS_FOR_INTERVAL, Evaluation, evaluate, seeds_interval
 from distill_lab.files import read_toml, write_json
 from distill_lab.knowledge import KnowledgeStore, extract
-from distill_lab.models import count_parameters, load_tokenizer, weights_fingerprint
+from distill_lab.models import PackedModel, count_parameters, load_tokenizer, weights_fingerprint
 from distill_lab.pipeline import (
     Say,
     Settings,
@@ -204,23 +204,24 @@ class _Job:
 
     Attributes:
         path, key: Where its record goes, and what it is made from.
-        student: As it is built; calling the job trains it.
+        student: As it is built.
         train: Trains a student in place.
         test: Measures it on the test split.
     """
 
     path: Path
     key: str
-    student: PreTrainedModel
+    student: PackedModel
     train: Callable[[PreTrainedModel], Training]
     test: Callable[[PreTrainedModel], Evaluation]
 
     def __call__(self) -> dict[str, Any]:
-        training = self.train(self.student)
+        student = self.student.unpacked()
+        training = self.train(student)
         record = {
             "key": self.key,
-            "parameters": count_parameters(self.student),
-            **_figures(self.test(self.student)),
+            "parameters": count_parameters(student),
+            **_figures(self.test(student)),
             **asdict(training),
         }
         write_json(self.path, record)
@@ -310,7 +311,7 @@ class _Bench:
         return _Job(
             path=self._record(arm, seed),
             key=key,
-            student=student,
+            student=PackedModel.of(student),
             train=train,
             test=self._test(teacher.tokenizer, f"testing {arm.label}"),
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import csv
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -106,6 +109,17 @@ def _tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerB
 def small_tokenizer(_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A WordPiece tokenizer of about 100 pieces, one of its own for each test."""
     return copy.deepcopy(_tokenizer)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch have so many threads, and then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def small_bert(

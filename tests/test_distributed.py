@@ -17,8 +17,7 @@ import datasets
 import numpy as np
 import psutil
 import pytest
-import torch
-from conftest import TOPICS, sentences, small_bert, write_csv
+from conftest import TOPICS, sentences, small_bert, threads, write_csv
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -342,10 +341,8 @@ def test_a_run_in_two_processes_gives_the_report_of_one(
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As many threads here as in what is launched, so that sums come out alike."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 def test_two_processes_agree_on_what_is_made_already(

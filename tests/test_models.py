@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import http.server
 import json
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -34,8 +37,10 @@ from transformers import (
 
 from distill_lab import hub, models
 from distill_lab.errors import UserError
+from distill_lab.knowledge import observe
 from distill_lab.models import (
     SVD_STD,
+    PackedModel,
     attention_maps,
     block_index,
     build_student,
@@ -682,3 +687,30 @@ def test_saved_and_loaded_teacher_is_the_same_to_a_task(
     again = load_tokenizer(str(saved))
     one, other = (small_task.encode("test", t)["input_ids"][:] for t in (small_tokenizer, again))
     assert one == other
+
+
+# --- packing -----------------------------------------------------------------------------------
+
+
+def test_a_packed_model_is_the_same_where_none_was_made(
+    small_teacher: PreTrainedModel, tmp_path: Path
+) -> None:
+    batch = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4).long()}
+    (tmp_path / "packed").write_bytes(pickle.dumps((PackedModel.of(small_teacher), batch)))
+    code = """
+import pickle, sys, torch
+from pathlib import Path
+from distill_lab.knowledge import observe
+folder = Path(sys.argv[1])
+packed, batch = pickle.loads((folder / "packed").read_bytes())
+with torch.no_grad():
+    torch.save(observe(packed.unpacked().eval(), batch, sys.argv[2:]), folder / "found")
+"""
+    wanted = ["logits", "hidden_states.layer.0", "attentions.layer.1"]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *wanted], check=True)
+    with torch.no_grad():
+        expected = observe(small_teacher.eval(), batch, wanted)
+    found = torch.load(tmp_path / "found")
+    assert found.keys() == expected.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], expected[name])

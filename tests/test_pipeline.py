@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_bert
+from conftest import small_bert, threads
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -411,19 +411,15 @@ def test_students_trained_side_by_side_are_those_trained_one_after_another(
     (a_copy / "report.json").unlink()
     monkeypatch.setattr("distill_lab.workers.STEPS_OF_A_START", 0)
     reports, weights = {}, {}
-    threads = torch.get_num_threads()
-    try:
-        for at_once in (1, 2):
-            torch.set_num_threads(at_once)
-            folder = Path(shutil.copytree(a_copy, tmp_path / f"{at_once} at once"))
+    for at_once in (1, 2):
+        folder = Path(shutil.copytree(a_copy, tmp_path / f"{at_once} at once"))
+        with threads(at_once):
             reports[at_once] = run(small_settings, folder, say=lambda line: None)
-            weights[at_once] = [
-                load_file(folder / f"students/{variant}-seed0" / "model.safetensors")
-                for variant in VARIANTS
-            ]
-            assert not list(folder.glob("checkpoints*"))
-    finally:
-        torch.set_num_threads(threads)
+        weights[at_once] = [
+            load_file(folder / f"students/{variant}-seed0" / "model.safetensors")
+            for variant in VARIANTS
+        ]
+        assert not list(folder.glob("checkpoints*"))
     for ours, theirs in zip(weights[2], weights[1], strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

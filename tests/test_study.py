@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import threads
 from rich.console import Console
 
 from distill_lab import study as studies
@@ -93,6 +95,25 @@ def test_an_arm_with_a_teacher_says_what_it_is_worth(result: dict[str, Any]) -> 
     assert "teacher" not in result["arms"]["hard"]
     soft = result["arms"]["soft"]["teacher"]
     assert soft == result["arms"]["states"]["teacher"] and 0 < soft["accuracy"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
+def test_students_trained_side_by_side_are_those_trained_one_after_another(
+    plan: Study, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("distill_lab.workers.STEPS_OF_A_START", 0)
+    made = {}
+    for at_once in (1, 2):
+        folder = Path(shutil.copytree(finished, tmp_path / f"{at_once} at once"))
+        shutil.rmtree(folder / "results")
+        with threads(at_once):
+            arms = run_study(plan, folder, say=quiet)["arms"]
+        for arm in arms.values():
+            arm.pop("seconds")
+            arm.pop("teacher", None)  # which is measured here, with as many threads
+        made[at_once] = arms
+    assert made[2] == made[1]
 
 
 @pytest.mark.slow

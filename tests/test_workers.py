@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from conftest import threads
 from tqdm.auto import tqdm
 
 from distill_lab import workers
@@ -42,31 +43,21 @@ def kill_itself() -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+    with threads(2):
+        yield
 
 
 # --- how many ----------------------------------------------------------------------------------
 
 
-def with_threads(count: int, ask: Callable[[], int]) -> int:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        return ask()
-    finally:
-        torch.set_num_threads(before)
-
-
 @posix
-@pytest.mark.parametrize(("threads", "wanted"), [(1, 1), (2, 2), (3, 3), (8, 3)])
+@pytest.mark.parametrize(("count", "wanted"), [(1, 1), (2, 2), (3, 3), (8, 3)])
 def test_each_training_has_a_thread_or_more(
-    threads: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+    count: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_memory", lambda: 64 * GIB)
-    assert with_threads(threads, lambda: how_many(LONG, CPU)) == wanted
+    with threads(count):
+        assert how_many(LONG, CPU) == wanted
 
 
 @posix
@@ -75,7 +66,8 @@ def test_trainings_side_by_side_have_room_in_memory(
     gib: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_memory", lambda: gib * GIB)
-    assert with_threads(64, lambda: how_many(LONG * 10, CPU)) == wanted
+    with threads(64):
+        assert how_many(LONG * 10, CPU) == wanted
 
 
 @posix
@@ -122,7 +114,7 @@ def test_side_by_side_they_share_the_threads_and_keep_their_order() -> None:
     made = side_by_side([partial(answer, number) for number in range(5)], 2)
     assert [number for number, _, _ in made] == list(range(5))
     assert os.getpid() not in {process for _, process, _ in made}
-    assert {threads for _, _, threads in made} == {1}
+    assert {count for _, _, count in made} == {1}
 
 
 @posix
