@@ -253,6 +253,7 @@ class _Bench:
         # Each made, hashed or opened once, however many students ask.
         self._teachers: dict[str, _Teacher] = {}
         self._stores: dict[str, KnowledgeStore] = {}
+        self._distillations: dict[str, Callable[..., Training]] = {}
 
     def students(self) -> dict[str, list[dict[str, Any]]]:
         """Train and measure each arm's students; give the records."""
@@ -267,6 +268,8 @@ class _Bench:
                 records[arm.name, seed] = kept
             else:
                 to_train.append((arm, seed, what))
+        for arm in dict.fromkeys(arm for arm, _, _ in to_train):
+            self._training(arm)  # now, as later a process would have to wait for it
         jobs = (self._job(*each) for each in to_train)
         steps = [
             schedule_of(arm.settings, "distilled", 0).steps(len(self.task.split(arm.data)))
@@ -301,20 +304,25 @@ class _Bench:
             "checkpoints": self.folder / "checkpoints" / f"{arm.name}-seed{seed}-{key[:12]}",
             "what": arm.label,
         }
-        train: Callable[[PreTrainedModel], Training]
-        if arm.targets == "teacher":
-            objective = objective_of(settled, student, teacher.model)
-            store = self.knowledge(arm.settings, arm.data, objective.features())
-            train = partial(distill, knowledge=store, objective=objective, **common)
-        else:
-            train = partial(fine_tune, **common)
         return _Job(
             path=self._record(arm, seed),
             key=key,
             student=PackedModel.of(student),
-            train=train,
+            train=partial(self._training(arm), **common),
             test=self._test(teacher.tokenizer, f"testing {arm.label}"),
         )
+
+    def _training(self, arm: Arm) -> Callable[..., Training]:
+        """Give the training of the arm's students, with the knowledge that it takes."""
+        if arm.targets == "labels":
+            return fine_tune
+        if arm.name not in self._distillations:
+            teacher = self.teacher(arm.settings).model
+            student = build_student_of(arm.settings, teacher, None, 0)  # one of any seed
+            objective = objective_of(arm.settings, student, teacher)
+            store = self.knowledge(arm.settings, arm.data, objective.features())
+            self._distillations[arm.name] = partial(distill, knowledge=store, objective=objective)
+        return self._distillations[arm.name]
 
     def teacher(self, settings: Settings) -> _Teacher:
         """Give the teacher of these settings, fine-tuned once a study."""

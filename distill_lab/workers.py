@@ -61,7 +61,8 @@ def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Re
     error in one ends all; so does the end of this process, however it comes.
 
     Args:
-        calls: Each is drawn when it is about to be made; drawing may print.
+        calls: Each is drawn when it is about to be made. Drawing may print; it must not take long,
+            as no bar moves meanwhile, and what is sent to them waits.
 
     Raises:
         UserError: A process was killed; and what the calls raise.
