@@ -568,10 +568,10 @@ class _Steps:
                 found[variant, seed] = _Student.of(folder, record)
         # The longest first, so that no process idles at the end.
         to_train.sort(key=lambda which: -self._steps_of(which[0]))
-        jobs = (self._job(variant, seed, teacher, store) for variant, seed in to_train)
         if to_train and self.at_once() > 1:
-            self.say(f"3 · Students: {len(to_train)} to train, {self.at_once()} side by side")
-        found |= zip(to_train, side_by_side(jobs, self.at_once()), strict=True)
+            self.say(f"3 · Students: {len(to_train)} to train, {self.at_once()} at a time")
+        job = partial(self._job, teacher, store)
+        found |= zip(to_train, side_by_side(job, to_train, self.at_once()), strict=True)
         trained = {v: [found[v, seed] for seed in self._seeds()] for v in self._variants()}
         if self.same_data:
             self.say("3 · Students: every training example is labelled, so distilled is the same")
@@ -592,9 +592,8 @@ class _Steps:
         schedule = schedule_of(self.settings, variant, self.settings.seed, self.same_data)
         return schedule.steps(len(self.task.split(_split(variant))))
 
-    def _job(
-        self, variant: str, seed: int, teacher: PreTrainedModel, store: KnowledgeStore
-    ) -> _Job:
+    def _job(self, teacher: PreTrainedModel, store: KnowledgeStore, which: tuple[str, int]) -> _Job:
+        variant, seed = which
         s, key, asked = self.settings, self.student_key(variant, seed), time.time()
         student = build_student_of(s, teacher, self.models.pruned, seed)
         schedule = schedule_of(s, variant, seed, self.same_data)

@@ -270,13 +270,13 @@ class _Bench:
                 to_train.append((arm, seed, what))
         for arm in dict.fromkeys(arm for arm, _, _ in to_train):
             self._training(arm)  # now, as later a process would have to wait for it
-        jobs = (self._job(*each) for each in to_train)
         steps = [
             schedule_of(arm.settings, "distilled", 0).steps(len(self.task.split(arm.data)))
             for arm in arms
         ]
         at_once = how_many(steps * len(seeds), self.device)
-        for (arm, seed, _), record in zip(to_train, side_by_side(jobs, at_once), strict=True):
+        trained = side_by_side(lambda each: self._job(*each), to_train, at_once)
+        for (arm, seed, _), record in zip(to_train, trained, strict=True):
             records[arm.name, seed] = record
         return {arm.name: [records[arm.name, seed] for seed in seeds] for arm in arms}
 

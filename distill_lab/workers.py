@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 
 from distill_lab.errors import UserError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 BYTES_OF_A_PROCESS = 2 * 2**30  # with its libraries and a small student it holds 1.2 GB
 STEPS_OF_A_START = 500  # of the course's student, in about the time a process takes to be ready
@@ -53,47 +55,52 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def side_by_side(calls: Iterable[Callable[[], Result]], at_once: int) -> list[Result]:
-    """Make calls, ``at_once`` of them at a time, and give their results in order.
+def side_by_side(
+    job: Callable[[Item], Callable[[], Result]], items: Sequence[Item], at_once: int
+) -> list[Result]:
+    """Call ``job(item)()`` for each item, ``at_once`` of them at a time; give the results in order.
 
-    With 1, they are made one after another in this process. Else each is made in one of as many
-    processes, which share this one's threads; progress bars are drawn here. An interruption or an
-    error in one ends all; so does the end of this process, however it comes.
+    With 1, one after another in this process. Else each job is called in one of as many processes,
+    which share this one's threads; their progress bars are drawn here. An interruption or an error
+    in one ends all; so does the end of this process, however it comes.
 
     Args:
-        calls: Each is drawn when it is about to be made. Drawing may print; it must not take long,
-            as no bar moves meanwhile, and what is sent to them waits.
+        job: Makes, here, what can be pickled and called. It may print; it must not take long, as no
+            bar moves meanwhile.
+        items: What it takes.
 
     Raises:
-        UserError: A process was killed; and what the calls raise.
+        UserError: A process was killed; and what the jobs raise.
     """
-    if at_once == 1:
-        return [call() for call in calls]
-    calls = iter(calls)
+    if at_once == 1 or not items:
+        return [job(item)() for item in items]
     context = get_context("loky")
     messages = context.SimpleQueue()
     executor = ProcessPoolExecutor(
-        max_workers=at_once,
+        max_workers=min(at_once, len(items)),
         context=context,
         initializer=_begin,
         initargs=(messages, os.getpid()),
-        env={"OMP_NUM_THREADS": str(torch.get_num_threads() // at_once)},
+        env={
+            "OMP_NUM_THREADS": str(torch.get_num_threads() // at_once),
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # which no parent would draw
+        },
     )
+    rest, free = iter(items), at_once
     made: list[Future[Result]] = []
     waiting: set[Future[Result]] = set()
     bars: dict[Any, tqdm] = {}
     try:
-        while True:
-            with tqdm.external_write_mode():
-                for call in itertools.islice(calls, at_once - len(waiting)):
-                    made.append(executor.submit(call))
+        while len(made) < len(items) or waiting:
+            with tqdm.external_write_mode() if free else nullcontext():
+                for item in itertools.islice(rest, free):
+                    made.append(executor.submit(job(item)))
                     waiting.add(made[-1])
-            if not waiting:
-                break
             done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            free = len(done)
             _draw(messages, bars)
             for future in done:
-                future.result()  # raises what the call has raised
+                future.result()  # raises what the job has raised
     except TerminatedWorkerError:
         raise UserError(
             "a training's process was killed, most likely because memory ran out; what is done is "

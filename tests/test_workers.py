@@ -37,6 +37,10 @@ def fail() -> None:
     raise UserError("the loss became nan at step 3; use a smaller learning rate")
 
 
+def as_it_is(call: Callable[[], None]) -> Callable[[], None]:
+    return call
+
+
 def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -89,32 +93,36 @@ def test_an_accelerator_trains_one_at_a_time() -> None:
 # --- calls -------------------------------------------------------------------------------------
 
 
-def test_one_at_a_time_stays_in_this_process_and_draws_a_call_when_it_is_made() -> None:
+def test_one_at_a_time_stays_in_this_process_and_makes_a_job_when_it_is_due() -> None:
     order = []
 
-    def make(number: int) -> tuple[int, int, int]:
-        order.append(f"make {number}")
+    def work(number: int) -> tuple[int, int, int]:
+        order.append(f"work {number}")
         return answer(number)
 
-    def calls() -> Iterator[Callable[[], tuple[int, int, int]]]:
-        for number in range(3):
-            order.append(f"draw {number}")
-            yield partial(make, number)
+    def job(number: int) -> Callable[[], tuple[int, int, int]]:
+        order.append(f"job {number}")
+        return partial(work, number)
 
-    made = side_by_side(calls(), 1)
-    assert [number for number, _, _ in made] == [0, 1, 2]
-    assert {process for _, process, _ in made} == {os.getpid()}
-    assert order == [f"{what} {number}" for number in range(3) for what in ("draw", "make")]
+    done = side_by_side(job, range(3), 1)
+    assert [number for number, _, _ in done] == [0, 1, 2]
+    assert {process for _, process, _ in done} == {os.getpid()}
+    assert order == [f"{what} {number}" for number in range(3) for what in ("job", "work")]
+
+
+def test_without_items_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
+    assert side_by_side(partial(partial, answer), [], 2) == []
 
 
 @posix
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_side_by_side_they_share_the_threads_and_keep_their_order() -> None:
-    made = side_by_side([partial(answer, number) for number in range(5)], 2)
-    assert [number for number, _, _ in made] == list(range(5))
-    assert os.getpid() not in {process for _, process, _ in made}
-    assert {count for _, _, count in made} == {1}
+    done = side_by_side(partial(partial, answer), range(5), 2)
+    assert [number for number, _, _ in done] == list(range(5))
+    assert os.getpid() not in {process for _, process, _ in done}
+    assert {count for _, _, count in done} == {1}
 
 
 @posix
@@ -123,7 +131,7 @@ def test_side_by_side_they_share_the_threads_and_keep_their_order() -> None:
 def test_an_error_in_one_ends_all_and_is_told_as_it_was_raised() -> None:
     start = time.perf_counter()
     with pytest.raises(UserError, match="the loss became nan at step 3; use a smaller"):
-        side_by_side([partial(time.sleep, 300), fail], 2)
+        side_by_side(as_it_is, [partial(time.sleep, 300), fail], 2)
     assert time.perf_counter() - start < 120
 
 
@@ -132,7 +140,7 @@ def test_an_error_in_one_ends_all_and_is_told_as_it_was_raised() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_a_killed_process_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match=r"memory ran out.*OMP_NUM_THREADS=1") as caught:
-        side_by_side([partial(time.sleep, 300), kill_itself], 2)
+        side_by_side(as_it_is, [partial(time.sleep, 300), kill_itself], 2)
     assert "\n" not in str(caught.value)
 
 
@@ -150,7 +158,7 @@ def note(folder):
     time.sleep(300)
 
 torch.set_num_threads(2)
-side_by_side([partial(note, sys.argv[1])] * 2, 2)
+side_by_side(lambda folder: partial(note, folder), [sys.argv[1]] * 2, 2)
 """
 
 
