@@ -35,7 +35,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # typer would end in silence
-            print("\ndistill-lab: interrupted; the same command goes on from here", file=sys.stderr)
+            told = "interrupted; the same command goes on from what is done"
+            print(f"\ndistill-lab: {told}", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
@@ -100,6 +101,10 @@ MaxLength = Annotated[
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute \\[auto]")]
 Dtype = Annotated[
     str | None, typer.Option(metavar="auto|float32|bfloat16", help="In what to compute \\[auto]")
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(help="Students to train side by side \\[on CPUs as threads and memory allow]"),
 ]
 
 
@@ -214,6 +219,7 @@ def run(
     ] = None,
     device: DeviceOption = None,
     dtype: Dtype = None,
+    at_once: AtOnce = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -232,7 +238,7 @@ def run(
     given = {
         k: str(v) if isinstance(v, StrEnum) else v
         for k, v in locals().items()
-        if v is not None and k not in ("config", "out")
+        if v is not None and k not in ("config", "out", "at_once")
     }
     from distill_lab.pipeline import Settings, read_settings
     from distill_lab.pipeline import run as run_pipeline
@@ -243,7 +249,7 @@ def run(
     folder = out
     if folder is None and config is not None and config.name == "config.toml":
         folder = config.parent  # repeating a run stays in its folder
-    report = run_pipeline(settings, folder, say=_say)
+    report = run_pipeline(settings, folder, at_once=at_once, say=_say)
     if _is_main_process():
         console.print(render_terminal(report))
         folder = folder or Path("runs") / report["task"]["name"]
@@ -257,6 +263,7 @@ def study(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The study's folder \\[runs/studies/NAME]")
     ] = None,
+    at_once: AtOnce = None,
 ) -> None:
     """Compare trainings that differ in one thing each, over seeds, with intervals.
 
@@ -266,7 +273,7 @@ def study(
 
     plan = read_study(file)
     folder = out or Path("runs") / "studies" / plan.name
-    result = run_study(plan, folder, say=_say)
+    result = run_study(plan, folder, at_once=at_once, say=_say)
     console.print(study_table(result))
     _say(f"\nThe result: {folder / 'study.json'}")
 

@@ -85,7 +85,7 @@ from distill_lab.vocabulary import (
     prune_embeddings,
     prune_to_texts,
 )
-from distill_lab.workers import how_many, side_by_side
+from distill_lab.workers import check_at_once, how_many, side_by_side
 
 Say = Callable[[str], None]
 STEP = "step.json"  # beside a model: what it was made from
@@ -224,12 +224,20 @@ def settings_toml(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) -> dict[str, Any]:
+def run(
+    settings: Settings,
+    out: str | Path | None = None,
+    *,
+    at_once: int | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
     """Run the four steps, or what of them is not done yet, and write the report.
 
     Args:
         settings: See ``Settings``.
         out: The run's folder; ``runs/NAME`` of the task if None.
+        at_once: Students to train side by side on CPUs, each in a process; None: as many as threads
+            and memory allow.
         say: Called with a line at each step.
 
     Returns:
@@ -239,7 +247,7 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
         UserError: Something given is wrong; or the folder belongs to another task.
     """
     start = time.perf_counter()
-    steps = _begin(settings, out, say)
+    steps = _begin(settings, out, say, at_once)
     task, folder = steps.task, steps.folder
     prepare = time.perf_counter() - start
 
@@ -263,7 +271,7 @@ def run(settings: Settings, out: str | Path | None = None, *, say: Say = print) 
     report["settings"] = settings.given
     report["seconds"] = seconds | {"total": sum(seconds.values())}
     report["environment"] |= {
-        "students_side_by_side": steps.at_once(),
+        "students_side_by_side": steps.at_once,
         "peak_memory_bytes": _peak_memory(),
     }
     if _is_main():
@@ -291,10 +299,13 @@ def prepare_teacher(settings: Settings, folder: str | Path, *, say: Say = print)
     return moved(teacher, pick_device(settings.device))
 
 
-def _begin(settings: Settings, out: str | Path | None, say: Say) -> _Steps:
+def _begin(
+    settings: Settings, out: str | Path | None, say: Say, at_once: int | None = None
+) -> _Steps:
     """Claim the run's folder, see that all that was given fits, and write the settings down."""
     device = pick_device(settings.device)
     processes(settings.device)
+    check_at_once(at_once, device)
     task = load_task(settings.task, **settings.columns, max_length=settings.max_length)
     folder = Path(out) if out is not None else Path("runs") / task.name
     _claim(folder, settings)
@@ -306,7 +317,7 @@ def _begin(settings: Settings, out: str | Path | None, say: Say) -> _Steps:
     )
     if _is_main():
         write_text(folder / "config.toml", settings_toml(settings))
-    return _Steps(settled, task, models, folder, say)
+    return _Steps(settled, task, models, folder, say, at_once)
 
 
 class _Models(NamedTuple):
@@ -388,8 +399,9 @@ class _Student(NamedTuple):
     """A trained student's folder and what is known of its training.
 
     Attributes:
-        span: Begin and end of its seconds, since the epoch; students that are trained side by side
-            share some. None where it was not noted.
+        seconds: Of its training.
+        span: From when to when it was waited for, in seconds since the epoch; students that are
+            trained side by side share some. None where it was not noted.
     """
 
     folder: Path
@@ -425,8 +437,9 @@ class _Job:
         student = self.student.unpacked()
         training = self.train(student)
         now = time.time()
-        seconds = max(training.seconds, now - self.asked)
-        record = asdict(training) | {"seconds": seconds, "span": [now - seconds, now]}
+        # It may have been begun before: then all of its seconds are laid before now.
+        span = [min(self.asked, now - training.seconds), now]
+        record = asdict(training) | {"span": span}
         _save(student, self.tokenizer, self.folder, self.key, record)
         return _Student.of(self.folder, record)
 
@@ -444,7 +457,13 @@ class _Steps:
     """The four steps of one run, and the keys by which their results are known again."""
 
     def __init__(
-        self, settings: Settings, task: Task, models: _Models, folder: Path, say: Say
+        self,
+        settings: Settings,
+        task: Task,
+        models: _Models,
+        folder: Path,
+        say: Say,
+        at_once: int | None,
     ) -> None:
         self.settings = settings
         self.task = task
@@ -455,6 +474,11 @@ class _Steps:
         # A fully labelled task has nothing to transfer to: both students are then the same.
         self.same_data = len(task.transfer) == len(task.labelled)
         s = settings
+        self.at_once = at_once or how_many(
+            [self._steps_of(variant) for variant in self._variants()] * s.seeds,
+            count_parameters(models.student),
+            torch.device(s.device),
+        )
         self.teacher_key = key_of(
             [task.fingerprint, s.max_length, processor_fingerprint(self.tokenizer)],
             weights_fingerprint(models.teacher),
@@ -566,12 +590,12 @@ class _Steps:
             else:
                 self.say(f"3 · {_title(variant, seed)}, is already trained; using {folder}")
                 found[variant, seed] = _Student.of(folder, record)
-        # The longest first, so that no process idles at the end.
-        to_train.sort(key=lambda which: -self._steps_of(which[0]))
-        if to_train and self.at_once() > 1:
-            self.say(f"3 · Students: {len(to_train)} to train, {self.at_once()} at a time")
+        if to_train and self.at_once > 1:
+            # The longest first, so that no process idles at the end.
+            to_train.sort(key=lambda which: -self._steps_of(which[0]))
+            self.say(f"3 · Students: {len(to_train)} to train, {self.at_once} at a time")
         job = partial(self._job, teacher, store)
-        found |= zip(to_train, side_by_side(job, to_train, self.at_once()), strict=True)
+        found |= zip(to_train, side_by_side(job, to_train, self.at_once), strict=True)
         trained = {v: [found[v, seed] for seed in self._seeds()] for v in self._variants()}
         if self.same_data:
             self.say("3 · Students: every training example is labelled, so distilled is the same")
@@ -581,11 +605,6 @@ class _Steps:
     def _variants(self) -> list[str]:
         """Name the kinds of students that are trained."""
         return [v for v in VARIANTS if not (self.same_data and v == "distilled")]
-
-    def at_once(self) -> int:
-        """Give how many of the run's students are trained side by side."""
-        steps = [self._steps_of(v) for v in self._variants()] * self.settings.seeds
-        return how_many(steps, torch.device(self.settings.device))
 
     def _steps_of(self, variant: str) -> int:
         """Optimizer steps of such a student."""
@@ -823,7 +842,10 @@ def _is_main() -> bool:
 
 
 def _waited(students: Collection[_Student]) -> float:
-    """Seconds in which at least one of them was waited for; where that is unknown, their sum."""
+    """Seconds in which one of them, or more, was waited for; where that is unknown, their sum.
+
+    After an interruption it is more, if another had ended by then: see ``_Job``.
+    """
     seconds = sum(t.seconds for t in students if t.span is None)
     until = -math.inf
     for begin, end in sorted(t.span for t in students if t.span is not None):

@@ -29,7 +29,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ from distill_lab.pipeline import (
 )
 from distill_lab.tasks import Task, load_task
 from distill_lab.training import Training, distill, fine_tune
-from distill_lab.workers import how_many, side_by_side
+from distill_lab.workers import check_at_once, how_many, side_by_side
 
 TARGETS = ("teacher", "labels")
 DATA = ("labelled", "transfer")
@@ -155,12 +155,15 @@ def _arm(path: Path, name: str, values: Mapping[str, Any]) -> Arm:
     return Arm(name=name, settings=Settings(**given), **own)
 
 
-def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, Any]:
+def run_study(
+    study: Study, out: str | Path, *, at_once: int | None = None, say: Say = print
+) -> dict[str, Any]:
     """Train every arm with every seed, or what of it is not done yet, and compare.
 
     Args:
         study: See ``read_study``.
         out: The study's folder; what is kept there makes it resumable.
+        at_once: As in ``pipeline.run``.
         say: Called with a line at each training.
 
     Returns:
@@ -172,7 +175,7 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
     Raises:
         UserError: Something given is wrong, or the folder holds another study's results.
     """
-    bench = _Bench(study, Path(out), say)
+    bench = _Bench(study, Path(out), say, at_once)
     runs = bench.students()
     result = {
         "study": study.name,
@@ -184,7 +187,8 @@ def run_study(study: Study, out: str | Path, *, say: Say = print) -> dict[str, A
             | ({"teacher": bench.teacher_figures(arm)} if arm.targets == "teacher" else {})
             for arm in study.arms
         },
-        "environment": environment(bench.device, bench.dtype),
+        "environment": environment(bench.device, bench.dtype)
+        | {"students_side_by_side": bench.at_once},
     }
     write_json(Path(out) / "study.json", result)
     return result
@@ -235,8 +239,8 @@ def _figures(measured: Evaluation) -> dict[str, float]:
 class _Bench:
     """What the trainings of a study share: the task, teachers and what is stored of them."""
 
-    def __init__(self, study: Study, folder: Path, say: Say) -> None:
-        self.study, self.folder, self.say = study, folder, say
+    def __init__(self, study: Study, folder: Path, say: Say, at_once: int | None) -> None:
+        self.study, self.folder, self.say, self._asked = study, folder, say, at_once
         first = study.arms[0].settings
         alike = ("task", "max_length", "device", "dtype", *first.columns)
         for arm in study.arms:
@@ -248,6 +252,7 @@ class _Bench:
         if processes(first.device).num_processes > 1:
             raise UserError("a study runs in one process; start it without torchrun")
         self.device = pick_device(first.device)
+        check_at_once(at_once, self.device)
         self.task: Task = load_task(first.task, **first.columns, max_length=first.max_length)
         self.dtype = settled_dtype(folder, first.dtype, self.device)
         # Each made, hashed or opened once, however many students ask.
@@ -270,15 +275,28 @@ class _Bench:
                 to_train.append((arm, seed, what))
         for arm in dict.fromkeys(arm for arm, _, _ in to_train):
             self._training(arm)  # now, as later a process would have to wait for it
+        trained = side_by_side(lambda each: self._job(*each), to_train, self.at_once)
+        for (arm, seed, _), record in zip(to_train, trained, strict=True):
+            records[arm.name, seed] = record
+        return {arm.name: [records[arm.name, seed] for seed in seeds] for arm in arms}
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many of the study's students are trained side by side."""
+        if self._asked is not None:
+            return self._asked
+        arms = self.study.arms
         steps = [
             schedule_of(arm.settings, "distilled", 0).steps(len(self.task.split(arm.data)))
             for arm in arms
         ]
-        at_once = how_many(steps * len(seeds), self.device)
-        trained = side_by_side(lambda each: self._job(*each), to_train, at_once)
-        for (arm, seed, _), record in zip(to_train, trained, strict=True):
-            records[arm.name, seed] = record
-        return {arm.name: [records[arm.name, seed] for seed in seeds] for arm in arms}
+        sizes = {(arm.settings.teacher, arm.settings.student): arm.settings for arm in arms}
+        students = (
+            build_student_of(replace(s, embeddings="random"), self.teacher(s).model, None, 0)
+            for s in sizes.values()
+        )
+        largest = max(count_parameters(student) for student in students)
+        return how_many(steps * self.study.seeds, largest, self.device)
 
     def _record(self, arm: Arm, seed: int) -> Path:
         return self.folder / "results" / f"{arm.name}-seed{seed}.json"

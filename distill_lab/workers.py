@@ -7,13 +7,15 @@ core each do (benchmarks/README.md, "What bounds the main job").
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -28,11 +30,16 @@ from distill_lab.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 BYTES_OF_A_PROCESS = 2 * 2**30  # with its libraries and a small student it holds 1.2 GB
+BYTES_OF_A_PARAMETER = 20  # its weight, gradient, AdamW's two moments, and a copy
 STEPS_OF_A_START = 500  # of the course's student, in about the time a process takes to be ready
 POLL_SECONDS = 0.2
+LIMITS = (  # of a container's memory, by cgroups of version 2 and 1
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
 
 
-def how_many(steps: Sequence[int], device: torch.device) -> int:
+def how_many(steps: Sequence[int], parameters: int, device: torch.device) -> int:
     """Give how many trainings to run side by side; 1 where that would gain nothing.
 
     Each has a thread, or more, and room in memory. What is trained already does not count: so an
@@ -40,19 +47,50 @@ def how_many(steps: Sequence[int], device: torch.device) -> int:
 
     Args:
         steps: Optimizer steps of each.
+        parameters: Of the largest student.
         device: Where they compute.
     """
-    alone = device.type != "cpu" or PartialState().num_processes > 1
-    # os.getppid, by which a worker sees that it is left alone, says so on POSIX systems only.
-    if alone or os.name != "posix" or sum(steps) - max(steps) < STEPS_OF_A_START:
+    few = sum(steps) - max(steps) < STEPS_OF_A_START
+    if few or _refusal(device) is not None:
         return 1
-    room = _memory() // BYTES_OF_A_PROCESS - 1  # beside this process
-    return max(1, min(len(steps), torch.get_num_threads(), room))
+    room = _memory() // (BYTES_OF_A_PROCESS + BYTES_OF_A_PARAMETER * parameters) - 1
+    return max(1, min(len(steps), torch.get_num_threads(), room))  # room beside this process
+
+
+def check_at_once(asked: int | None, device: torch.device) -> None:
+    """Refuse a number of trainings at a time that cannot be; None is left to ``how_many``.
+
+    Raises:
+        UserError: It is below 1, or above it where there is only one at a time.
+    """
+    if asked is None or asked == 1:
+        return
+    if asked < 1:
+        raise UserError(f"at once is {asked}; expected 1 or more")
+    if (why := _refusal(device)) is not None:
+        raise UserError(f"at once is {asked}; students are trained side by side {why}: give 1")
+
+
+def _refusal(device: torch.device) -> str | None:
+    """Say where alone trainings can be side by side, if not here."""
+    if device.type != "cpu":
+        return "on CPUs only"
+    if PartialState().num_processes > 1:
+        return "without torchrun only"
+    if os.name != "posix":  # os.getppid tells a worker that it is left alone on POSIX systems only
+        return "on POSIX systems only"
+    if multiprocessing.current_process().daemon:  # Python allows it no children
+        return "outside of daemonic processes only"
+    return None
 
 
 def _memory() -> int:
-    """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this machine has, or lets this container have."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in LIMITS:
+        with suppress(OSError, ValueError):  # there is no such file, or it says "max"
+            found.append(int(Path(path).read_text()))
+    return min(found)
 
 
 def side_by_side(
@@ -74,6 +112,7 @@ def side_by_side(
     """
     if at_once == 1 or not items:
         return [job(item)() for item in items]
+    threads = str(max(1, torch.get_num_threads() // at_once))
     context = get_context("loky")
     messages = context.SimpleQueue()
     executor = ProcessPoolExecutor(
@@ -82,8 +121,10 @@ def side_by_side(
         initializer=_begin,
         initargs=(messages, os.getpid()),
         env={
-            "OMP_NUM_THREADS": str(torch.get_num_threads() // at_once),
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # which no parent would draw
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,  # which torch would rather listen to
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",  # which nobody would draw
+            "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a job may hold more than the one before
         },
     )
     rest, free = iter(items), at_once
@@ -101,11 +142,11 @@ def side_by_side(
             _draw(messages, bars)
             for future in done:
                 future.result()  # raises what the job has raised
-    except TerminatedWorkerError:
+    except TerminatedWorkerError as error:
         raise UserError(
-            "a training's process was killed, most likely because memory ran out; what is done is "
-            "kept: go on with OMP_NUM_THREADS=1 set, which trains one student at a time"
-        ) from None
+            "a training's process ended before its time, as when memory runs out; what is done is "
+            "kept: go on with --at-once 1 (in Python, at_once=1), which takes less"
+        ) from error
     finally:
         for bar in bars.values():
             _close(bar)

@@ -1385,14 +1385,14 @@ figure
 # %% [markdown]
 # Three of the four intervals hold 0: **of no single term do five seeds show that it pays.** They do
 # not tell what it adds from nothing, and the ends of the intervals say how large it may be all the
-# same: about half a point at most for hidden states or relations, and nearly a whole one for attention
-# maps, whose seeds differ most. The interval of all three together begins just above 0, and every one
+# same: they reach to about half a point for hidden states and relations, and to nearly a whole one for
+# attention maps, whose seeds differ most. The interval of all three together begins just above 0, and every one
 # of its seeds (orange) lies above 0 too. Does that pay, then?
 #
 # An interval of 95 % misses the true gain once in twenty times. Four were drawn, and we now point at
 # the one that stands out; that *some* interval of four misses is not so rare. **Bonferroni's
-# correction** asks for more, so that all $m$ intervals together are right in 95 % of cases: each is
-# drawn at $1 - 0.05 / m$, and is wider.
+# correction** asks for more, so that all $m$ intervals together are right in at least 95 % of cases,
+# however they depend on each other: each is drawn at $1 - 0.05 / m$, and is wider.
 
 # %%
 level = 1 - 0.05 / len(others)
@@ -1435,8 +1435,8 @@ table(
 
 # %% [markdown]
 # Look at single seeds. With hidden states × 1, and with attention × 0.1 and × 1, the second seed lies
-# two to nine points below the same seed of logits alone, and its neighbours lie near theirs. A single
-# short run could have "shown" that hidden states ruin a student, and the same run with another seed
+# two to nine points below the same seed of logits alone, and the others lie within two of theirs. A
+# single short run could have "shown" that hidden states ruin a student, and the same run with another seed
 # that they do no harm. In the longer study, with the chosen weights, the worst is one point.
 #
 # **What these intervals can say:** whether, with this student, these sentences and this many steps,
@@ -1454,7 +1454,9 @@ table(
 # - *That it would be so with more sentences.* On the whole transfer set the student hears more
 #   than four times as many logits. A help that makes up for few sentences has less to make up for.
 # - *That another weight, layer map or schedule would not do better.* One weight a term was chosen,
-#   by three seeds that differ more among themselves than the weights do.
+#   by three seeds, of which a single one can move the mean by three points. Each choice stands at the
+#   end of its row, so that a weight beyond it may be better; and for all three together, the weights
+#   were not chosen together.
 # - *That it is worth it.* The arms have equal steps, not equal costs. Look at the table of bytes at
 #   the top: the logits of the whole transfer set are half a megabyte, one layer's hidden states
 #   about a gigabyte; and a teacher that is run live instead takes time.

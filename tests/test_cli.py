@@ -194,6 +194,7 @@ BAD_OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "learning rate": (("--teacher-learning-rate", -1), "learning rate is -1.0"),
     "batch size": (("--batch-size", 0), "batch size is 0"),
     "seeds": (("--seeds", 0), "seeds is 0"),
+    "at once": (("--at-once", 0), "at once is 0"),
     "seed": (("--seed", 2**32), "seed is 4294967296"),
     "objective": (("--objective", "soft+magic"), "'magic' is unknown"),
     "dtype": (("--dtype", "int8"), "no dtype is called 'int8'"),
@@ -317,7 +318,9 @@ def test_an_interruption_says_that_the_command_goes_on(
     monkeypatch.setattr("distill_lab.pipeline.extract", interrupt)
     done = command(*task_options)
     assert done.code == 130 and "Traceback" not in done.err
-    assert done.err.endswith("\ndistill-lab: interrupted; the same command goes on from here\n")
+    assert done.err.endswith(
+        "\ndistill-lab: interrupted; the same command goes on from what is done\n"
+    )
 
 
 # --- run --------------------------------------------------------------------------------------

@@ -405,16 +405,15 @@ def test_a_run_killed_in_each_step_goes_on_and_ends_with_the_same_figures(
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
 def test_students_trained_side_by_side_are_those_trained_one_after_another(
-    a_copy: Path, small_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    a_copy: Path, small_settings: Settings, tmp_path: Path
 ) -> None:
     shutil.rmtree(a_copy / "students")
     (a_copy / "report.json").unlink()
-    monkeypatch.setattr("distill_lab.workers.STEPS_OF_A_START", 0)
     reports, weights = {}, {}
     for at_once in (1, 2):
         folder = Path(shutil.copytree(a_copy, tmp_path / f"{at_once} at once"))
         with threads(at_once):
-            reports[at_once] = run(small_settings, folder, say=lambda line: None)
+            reports[at_once] = run(small_settings, folder, at_once=at_once, say=lambda line: None)
         weights[at_once] = [
             load_file(folder / f"students/{variant}-seed0" / "model.safetensors")
             for variant in VARIANTS

@@ -100,19 +100,19 @@ def test_an_arm_with_a_teacher_says_what_it_is_worth(result: dict[str, Any]) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
 def test_students_trained_side_by_side_are_those_trained_one_after_another(
-    plan: Study, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plan: Study, finished: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("distill_lab.workers.STEPS_OF_A_START", 0)
     made = {}
     for at_once in (1, 2):
         folder = Path(shutil.copytree(finished, tmp_path / f"{at_once} at once"))
         shutil.rmtree(folder / "results")
         with threads(at_once):
-            arms = run_study(plan, folder, say=quiet)["arms"]
-        for arm in arms.values():
+            result = run_study(plan, folder, at_once=at_once, say=quiet)
+        assert result["environment"]["students_side_by_side"] == at_once
+        for arm in result["arms"].values():
             arm.pop("seconds")
             arm.pop("teacher", None)  # which is measured here, with as many threads
-        made[at_once] = arms
+        made[at_once] = result["arms"]
     assert made[2] == made[1]
 
 

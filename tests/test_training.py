@@ -795,6 +795,18 @@ def test_best_epoch_on_validation_is_kept(
     assert [largest_difference(end, kept) == 0.0 for end in ends] == [False, True, False, False]
 
 
+@pytest.mark.parametrize("changed", [{}, {"epochs": 1.5}, {"batch_size": 20}, {"max_steps": 5}])
+def test_a_schedule_knows_its_steps_beforehand(
+    changed: dict[str, Any],
+    small_task: Task,
+    small_tokenizer: PreTrainedTokenizerBase,
+    small_student: PreTrainedModel,
+) -> None:
+    schedule = replace(QUICK, **changed)
+    training = fine_tune(small_student, small_task, small_tokenizer, schedule=schedule)
+    assert schedule.steps(len(small_task.labelled)) == training.steps
+
+
 def test_the_record_of_an_epoch_is_what_the_student_gets_right_on_validation(
     small_task: Task, small_tokenizer: PreTrainedTokenizerBase, small_student: PreTrainedModel
 ) -> None:

@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 
 from distill_lab import workers
 from distill_lab.errors import UserError
-from distill_lab.workers import how_many, progress_bar, side_by_side
+from distill_lab.workers import check_at_once, how_many, progress_bar, side_by_side
 
 CPU = torch.device("cpu")
 LONG = [1000] * 3
 GIB = 2**30
+SMALL, BERT_BASE = 4_400_000, 110_000_000
 posix = pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no workers")
 
 
@@ -54,40 +55,69 @@ def two_threads() -> Iterator[None]:
 # --- how many ----------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let this machine have so many bytes of memory."""
+    return lambda size: monkeypatch.setattr(workers, "_memory", lambda: size)
+
+
 @posix
 @pytest.mark.parametrize(("count", "wanted"), [(1, 1), (2, 2), (3, 3), (8, 3)])
 def test_each_training_has_a_thread_or_more(
-    count: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+    count: int, wanted: int, memory: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(workers, "_memory", lambda: 64 * GIB)
+    memory(64 * GIB)
     with threads(count):
-        assert how_many(LONG, CPU) == wanted
+        assert how_many(LONG, SMALL, CPU) == wanted
 
 
 @posix
-@pytest.mark.parametrize(("gib", "wanted"), [(2, 1), (4, 1), (8, 3), (16, 7)])
+@pytest.mark.parametrize(
+    ("gib", "parameters", "wanted"),
+    [(2, SMALL, 1), (4, SMALL, 1), (9, SMALL, 3), (17, SMALL, 7), (17, BERT_BASE, 3)],
+)
 def test_trainings_side_by_side_have_room_in_memory(
-    gib: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+    gib: int, parameters: int, wanted: int, memory: Callable[[int], None]
 ) -> None:
-    monkeypatch.setattr(workers, "_memory", lambda: gib * GIB)
+    memory(gib * GIB)
     with threads(64):
-        assert how_many(LONG * 10, CPU) == wanted
+        assert how_many(LONG * 10, parameters, CPU) == wanted
 
 
 @posix
-def test_the_memory_is_this_machines() -> None:
+def test_the_memory_is_what_the_machine_or_the_container_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit, unlimited = tmp_path / "limit", tmp_path / "unlimited"
+    limit.write_text(f"{GIB}\n")
+    unlimited.write_text("max\n")
+    monkeypatch.setattr(workers, "LIMITS", (str(unlimited), str(tmp_path / "nowhere")))
     assert workers._memory() == psutil.virtual_memory().total
+    monkeypatch.setattr(workers, "LIMITS", (str(unlimited), str(limit)))
+    assert workers._memory() == GIB
 
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("steps", [[9000], [9000, 20], [100, 100]])
 def test_no_process_is_started_for_what_is_done_before_it_is_ready(steps: list[int]) -> None:
-    assert how_many(steps, CPU) == 1
+    assert how_many(steps, SMALL, CPU) == 1
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_an_accelerator_trains_one_at_a_time() -> None:
-    assert how_many(LONG, torch.device("cuda")) == 1
+    cuda = torch.device("cuda")
+    assert how_many(LONG, SMALL, cuda) == 1
+    check_at_once(None, cuda)
+    check_at_once(1, cuda)
+    with pytest.raises(UserError, match=r"at once is 2; students are .* on CPUs only: give 1"):
+        check_at_once(2, cuda)
+
+
+@posix
+def test_fewer_than_one_at_a_time_are_refused() -> None:
+    check_at_once(3, CPU)
+    with pytest.raises(UserError, match="at once is 0; expected 1 or more"):
+        check_at_once(0, CPU)
 
 
 # --- calls -------------------------------------------------------------------------------------
@@ -139,7 +169,7 @@ def test_an_error_in_one_ends_all_and_is_told_as_it_was_raised() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 def test_a_killed_process_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"memory ran out.*OMP_NUM_THREADS=1") as caught:
+    with pytest.raises(UserError, match=r"memory runs out.*--at-once 1") as caught:
         side_by_side(as_it_is, [partial(time.sleep, 300), kill_itself], 2)
     assert "\n" not in str(caught.value)
 
@@ -184,12 +214,18 @@ def soon(true: Callable[[], bool]) -> bool:
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_no_worker_outlives_its_parent(number: str, tmp_path: Path) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert soon(lambda: len(list(tmp_path.iterdir())) == 2)
     started = [int(path.name) for path in tmp_path.iterdir()]
     assert all(is_alive(process) for process in started)
-    parent.send_signal(getattr(signal, number))
+    if number == "SIGINT":  # as a terminal does, which tells all of them
+        os.killpg(parent.pid, signal.SIGINT)
+    else:
+        parent.send_signal(getattr(signal, number))
     assert soon(lambda: not any(is_alive(process) for process in started))
     _, said = parent.communicate(timeout=120)
     assert parent.returncode != 0
