@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -594,7 +594,10 @@ class _Steps:
             # The longest first, so that no process idles at the end.
             to_train.sort(key=lambda which: -self._steps_of(which[0]))
             self.say(f"3 · Students: {len(to_train)} to train, {self.at_once} at a time")
-        job = partial(self._job, teacher, store)
+        build = lru_cache(maxsize=1)(  # those of a seed come one after another
+            partial(build_student_of, self.settings, teacher, self.models.pruned)
+        )
+        job = partial(self._job, build, teacher, store)
         found |= zip(to_train, side_by_side(job, to_train, self.at_once), strict=True)
         trained = {v: [found[v, seed] for seed in self._seeds()] for v in self._variants()}
         if self.same_data:
@@ -611,10 +614,16 @@ class _Steps:
         schedule = schedule_of(self.settings, variant, self.settings.seed, self.same_data)
         return schedule.steps(len(self.task.split(_split(variant))))
 
-    def _job(self, teacher: PreTrainedModel, store: KnowledgeStore, which: tuple[str, int]) -> _Job:
+    def _job(
+        self,
+        build: Callable[[int], PreTrainedModel],
+        teacher: PreTrainedModel,
+        store: KnowledgeStore,
+        which: tuple[str, int],
+    ) -> _Job:
         variant, seed = which
         s, key, asked = self.settings, self.student_key(variant, seed), time.time()
-        student = build_student_of(s, teacher, self.models.pruned, seed)
+        student = build(seed)
         schedule = schedule_of(s, variant, seed, self.same_data)
         self.say(
             f"3 · {_title(variant, seed)} ({count_parameters(student):,} parameters, "

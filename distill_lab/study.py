@@ -291,11 +291,7 @@ class _Bench:
             for arm in arms
         ]
         sizes = {(arm.settings.teacher, arm.settings.student): arm.settings for arm in arms}
-        students = (
-            build_student_of(replace(s, embeddings="random"), self.teacher(s).model, None, 0)
-            for s in sizes.values()
-        )
-        largest = max(count_parameters(student) for student in students)
+        largest = max(count_parameters(self._sample(settings)) for settings in sizes.values())
         return how_many(steps * self.study.seeds, largest, self.device)
 
     def _record(self, arm: Arm, seed: int) -> Path:
@@ -330,14 +326,18 @@ class _Bench:
             test=self._test(teacher.tokenizer, f"testing {arm.label}"),
         )
 
+    def _sample(self, settings: Settings) -> PreTrainedModel:
+        """Build a student of these settings' shape, whatever its weights."""
+        quick = replace(settings, embeddings="random")
+        return build_student_of(quick, self.teacher(settings).model, None, 0)
+
     def _training(self, arm: Arm) -> Callable[..., Training]:
         """Give the training of the arm's students, with the knowledge that it takes."""
         if arm.targets == "labels":
             return fine_tune
         if arm.name not in self._distillations:
             teacher = self.teacher(arm.settings).model
-            student = build_student_of(arm.settings, teacher, None, 0)  # one of any seed
-            objective = objective_of(arm.settings, student, teacher)
+            objective = objective_of(arm.settings, self._sample(arm.settings), teacher)
             store = self.knowledge(arm.settings, arm.data, objective.features())
             self._distillations[arm.name] = partial(distill, knowledge=store, objective=objective)
         return self._distillations[arm.name]

@@ -1385,9 +1385,9 @@ figure
 # %% [markdown]
 # Three of the four intervals hold 0: **of no single term do five seeds show that it pays.** They do
 # not tell what it adds from nothing, and the ends of the intervals say how large it may be all the
-# same: they reach to about half a point for hidden states and relations, and to nearly a whole one for
-# attention maps, whose seeds differ most. The interval of all three together begins just above 0, and every one
-# of its seeds (orange) lies above 0 too. Does that pay, then?
+# same: they reach to about half a point for hidden states and relations, and to nearly a whole one
+# for attention maps, whose seeds differ most. The interval of all three together begins just above
+# 0, and every one of its seeds (orange) lies above 0 too. Does that pay, then?
 #
 # An interval of 95 % misses the true gain once in twenty times. Four were drawn, and we now point at
 # the one that stands out; that *some* interval of four misses is not so rare. **Bonferroni's
@@ -1437,8 +1437,9 @@ table(
 # %% [markdown]
 # Look at single seeds. With hidden states × 1, and with attention × 0.1 and × 1, the second seed lies
 # two to nine points below the same seed of logits alone, and the others lie within two of theirs. A
-# single short run could have "shown" that hidden states ruin a student, and the same run with another seed
-# that they do no harm. In the longer study, with the chosen weights, the worst is one point.
+# single short run could have "shown" that hidden states ruin a student, and the same run with
+# another seed that they do no harm. In the longer study, with the chosen weights, the worst is one
+# point.
 #
 # **What these intervals can say:** whether, with this student, these sentences and this many steps,
 # a term moved the mean over seeds by more than the seeds themselves would. A gain is paired: seed
@@ -1539,7 +1540,7 @@ table(["teacher's layer", "explained by its own logits", "by the best four numbe
 #    `trained_student("hard_labels")`. Where does the conclusion turn round, and where is it safe?
 # 9. **Settle it.** Copy `data/studies/intermediate_features.toml`, keep the arms `logits` and `all`,
 #    and set `seeds = 10`. Write down now what you expect of the seeds 5 to 9, and judge by these five
-#    alone. `distill-lab study FILE` takes about a quarter of an hour on two cores.
+#    alone. `distill-lab study FILE` makes twenty trainings; ten took 6 minutes on two cores.
 
 # %%
 progress()
